@@ -1,0 +1,65 @@
+"""Builds the Cython modules; everything else about the package is in pyproject.toml.
+
+Two profiles, chosen by the environment:
+
+- release (default): the directives below;
+- ``VIRTRING_DEBUG=1``: Cython's own bounds checks on, and the address and undefined-behaviour
+  sanitizers compiled in (run the tests with the sanitizer runtime preloaded, see CONTRIBUTING.md).
+"""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("VIRTRING_DEBUG", "0") not in ("", "0")
+
+# Speed settings, not the safety policy: what the peer wrote is checked by explicit code.
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "initializedcheck": DEBUG,
+    "nonecheck": False,
+    "cdivision": True,
+    "embedsignature": True,
+    "binding": True,
+    "freethreading_compatible": False,
+    "warn.unused": True,
+}
+
+COMPILE = ["-std=gnu11", "-Wall", "-Wno-unused-function", "-Wno-unreachable-code"]
+LINK: list[str] = []
+if DEBUG:
+    COMPILE += ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
+    LINK += ["-fsanitize=address,undefined"]
+else:
+    # The engine's one-step primitives are meant to melt into the loops that call them.
+    COMPILE += ["-O3", "-fno-plt", "-finline-limit=4000", "--param=max-inline-insns-single=1000"]
+
+
+def extensions() -> list[Extension]:
+    """One extension a .pyx file, named by its place in the package."""
+    return [
+        Extension(
+            ".".join(path.with_suffix("").parts),
+            [str(path)],
+            include_dirs=["virtring/memory", "virtring/spec"],
+            extra_compile_args=COMPILE,
+            extra_link_args=LINK,
+            define_macros=[("CYTHON_CLINE_IN_TRACEBACK", "0")],
+        )
+        for path in sorted(Path("virtring").rglob("*.pyx"))
+    ]
+
+
+setup(
+    ext_modules=cythonize(
+        extensions(),
+        compiler_directives=DIRECTIVES,
+        build_dir="build/cython-debug" if DEBUG else "build/cython",
+        nthreads=0,
+        annotate=os.environ.get("VIRTRING_ANNOTATE", "0") not in ("", "0"),
+    )
+)

@@ -1,0 +1,150 @@
+/*
+ * Memory ordering by compiler intrinsics only.
+ *
+ * "weak" barriers order accesses between CPUs (Linux: smp_*); "strong" ones also order accesses
+ * that a real device makes (Linux: mb, rmb, wmb), for ORDER_PLATFORM and weak_barriers=False.
+ * The choice is a run-time flag, tested once a batch.
+ */
+#ifndef VIRTRING_BARRIERS_H
+#define VIRTRING_BARRIERS_H
+
+#include <stdint.h>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <emmintrin.h>
+#define VR_STRONG_MB() _mm_mfence()
+#define VR_STRONG_RMB() _mm_lfence()
+#define VR_STRONG_WMB() _mm_sfence()
+#define VR_RELAX() _mm_pause()
+#elif defined(__aarch64__)
+#include <arm_acle.h>
+/* 15, 13 and 14: full system, all accesses / loads / stores */
+#define VR_STRONG_MB() __dsb(15)
+#define VR_STRONG_RMB() __dsb(13)
+#define VR_STRONG_WMB() __dsb(14)
+#define VR_RELAX() __yield()
+#else
+#define VR_STRONG_MB() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#define VR_STRONG_RMB() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#define VR_STRONG_WMB() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#define VR_RELAX() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+#endif
+
+/* Ring words are read and written whole, whatever structure they are declared in. */
+typedef uint16_t __attribute__((may_alias)) vr_u16;
+typedef uint32_t __attribute__((may_alias)) vr_u32;
+typedef uint64_t __attribute__((may_alias)) vr_u64;
+
+static inline void vr_mb(int weak)
+{
+    if (weak)
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    else
+        VR_STRONG_MB();
+}
+
+static inline void vr_rmb(int weak)
+{
+    if (weak)
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    else
+        VR_STRONG_RMB();
+}
+
+static inline void vr_wmb(int weak)
+{
+    if (weak)
+        __atomic_thread_fence(__ATOMIC_RELEASE);
+    else
+        VR_STRONG_WMB();
+}
+
+/* Single fetches and stores of shared words: never torn, never repeated by the compiler. */
+static inline uint16_t vr_load16(const void *p)
+{
+    return __atomic_load_n((const vr_u16 *)p, __ATOMIC_RELAXED);
+}
+
+static inline uint32_t vr_load32(const void *p)
+{
+    return __atomic_load_n((const vr_u32 *)p, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t vr_load64(const void *p)
+{
+    return __atomic_load_n((const vr_u64 *)p, __ATOMIC_RELAXED);
+}
+
+static inline void vr_store16(void *p, uint16_t v)
+{
+    __atomic_store_n((vr_u16 *)p, v, __ATOMIC_RELAXED);
+}
+
+static inline void vr_store32(void *p, uint32_t v)
+{
+    __atomic_store_n((vr_u32 *)p, v, __ATOMIC_RELAXED);
+}
+
+static inline void vr_store64(void *p, uint64_t v)
+{
+    __atomic_store_n((vr_u64 *)p, v, __ATOMIC_RELAXED);
+}
+
+/* Publishing and observing: the only places where the two sides synchronise. */
+static inline uint16_t vr_load_acquire16(const void *p, int weak)
+{
+    uint16_t v;
+
+    if (weak)
+        return __atomic_load_n((const vr_u16 *)p, __ATOMIC_ACQUIRE);
+    v = vr_load16(p);
+    VR_STRONG_RMB();
+    return v;
+}
+
+static inline uint64_t vr_load_acquire64(const void *p, int weak)
+{
+    uint64_t v;
+
+    if (weak)
+        return __atomic_load_n((const vr_u64 *)p, __ATOMIC_ACQUIRE);
+    v = vr_load64(p);
+    VR_STRONG_RMB();
+    return v;
+}
+
+static inline void vr_store_release16(void *p, uint16_t v, int weak)
+{
+    if (weak) {
+        __atomic_store_n((vr_u16 *)p, v, __ATOMIC_RELEASE);
+    } else {
+        VR_STRONG_WMB();
+        vr_store16(p, v);
+    }
+}
+
+static inline void vr_store_release64(void *p, uint64_t v, int weak)
+{
+    if (weak) {
+        __atomic_store_n((vr_u64 *)p, v, __ATOMIC_RELEASE);
+    } else {
+        VR_STRONG_WMB();
+        vr_store64(p, v);
+    }
+}
+
+static inline void vr_relax(void)
+{
+    VR_RELAX();
+}
+
+static inline void vr_prefetch(const void *p)
+{
+    __builtin_prefetch(p);
+}
+
+static inline uint16_t vr_swap16(uint16_t v) { return __builtin_bswap16(v); }
+static inline uint32_t vr_swap32(uint32_t v) { return __builtin_bswap32(v); }
+static inline uint64_t vr_swap64(uint64_t v) { return __builtin_bswap64(v); }
+
+#endif

@@ -1,0 +1,1 @@
+"""What the virtio standard fixes: structures, bits and ids. No logic, no imports of ours."""

@@ -26,7 +26,6 @@ DIRECTIVES = {
     "embedsignature": True,
     "binding": True,
     "freethreading_compatible": False,
-    "warn.unused": True,
 }
 
 COMPILE = ["-std=gnu11", "-Wall", "-Wno-unused-function", "-Wno-unreachable-code"]

@@ -34,6 +34,8 @@
 typedef uint16_t __attribute__((may_alias)) vr_u16;
 typedef uint32_t __attribute__((may_alias)) vr_u32;
 typedef uint64_t __attribute__((may_alias)) vr_u64;
+/* Indirect tables may lie at any address (2.7.5.3 sets no alignment). */
+typedef uint64_t __attribute__((may_alias, aligned(1))) vr_u64_any;
 
 static inline void vr_mb(int weak)
 {
@@ -88,6 +90,20 @@ static inline void vr_store32(void *p, uint32_t v)
 static inline void vr_store64(void *p, uint64_t v)
 {
     __atomic_store_n((vr_u64 *)p, v, __ATOMIC_RELAXED);
+}
+
+/*
+ * One fetch or store of a word at any alignment (used entries stand at 4 bytes, indirect tables
+ * anywhere). It may tear: an index orders it, or every part is checked on its own.
+ */
+static inline uint64_t vr_load64_any(const void *p)
+{
+    return *(const volatile vr_u64_any *)p;
+}
+
+static inline void vr_store64_any(void *p, uint64_t v)
+{
+    *(volatile vr_u64_any *)p = v;
 }
 
 /* Publishing and observing: the only places where the two sides synchronise. */

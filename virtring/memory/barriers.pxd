@@ -14,6 +14,8 @@ cdef extern from "barriers.h" nogil:
     uint16_t load16 "vr_load16"(const void* p)
     uint32_t load32 "vr_load32"(const void* p)
     uint64_t load64 "vr_load64"(const void* p)
+    uint64_t load64_any "vr_load64_any"(const void* p)
+    void store64_any "vr_store64_any"(void* p, uint64_t v)
     void store16 "vr_store16"(void* p, uint16_t v)
     void store32 "vr_store32"(void* p, uint32_t v)
     void store64 "vr_store64"(void* p, uint64_t v)

@@ -1,6 +1,5 @@
 """Guest addresses: which region stands where, with which rights, and what in it is allocated."""
 
-import os
 import weakref
 
 cimport cython
@@ -15,6 +14,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memmove
+from posix.unistd cimport getpid
 
 from virtring.memory.region cimport Region
 from virtring.memory.table cimport PERM_READ, PERM_WRITE, guest_lookup, guest_range
@@ -36,6 +36,8 @@ cdef object DEFAULT_BASE = 0x10000
 cdef object _checked_entry(object entry):
     """A MemoryRegion whose numbers all fit; AddressError or InvalidArgument otherwise."""
     cdef Region region
+    if not isinstance(entry, MemoryRegion):
+        raise InvalidArgument(f"{entry!r} is not a MemoryRegion")
     if not isinstance(entry.region, Region):
         raise InvalidArgument(f"{entry.region!r} is not a Region")
     region = entry.region
@@ -50,6 +52,22 @@ cdef object _checked_entry(object entry):
     if bits & PERM_WRITE and not region.writable:
         raise AddressError(f"perm is {entry.perm!r}, but the region is mapped read-only")
     return MemoryRegion(start, size, region, offset, entry.perm)
+
+
+cdef int _span(object addr, object length, uint64_t* start, uint64_t* size) except -1:
+    """What checked_span does; plain ints that are right take a short way."""
+    if type(addr) is int and type(length) is int:
+        try:
+            start[0] = addr
+            size[0] = length
+        except OverflowError:
+            size[0] = 0
+        if size[0] and size[0] - 1 <= ~start[0]:
+            return 0
+    first, count = checked_span(addr, length)
+    start[0] = first
+    size[0] = count
+    return 0
 
 
 @cython.no_gc_clear
@@ -128,7 +146,7 @@ cdef class GuestMemory:
     def __cinit__(self, *args, **kwargs):
         self.snapshot = MemoryTable()
         self.allocator = RangeAllocator()
-        self.creator = os.getpid()
+        self.creator = getpid()
 
     def __init__(self):
         pass
@@ -211,14 +229,15 @@ cdef class GuestMemory:
         cdef Region region
         cdef MemoryTable table
         cdef guest_range* r
-        cdef Py_ssize_t i
-        start, size = checked_span(addr, length)
+        cdef Py_ssize_t i, first
+        cdef uint64_t start, size
+        _span(addr, length, &start, &size)
         i = self.locate(start, size, 0)
         table = self.snapshot
         r = &table.table.ranges[i]
         region = table.regions[i]
-        first = <Py_ssize_t>((r.host - region.base) + (<uint64_t>start - r.base))
-        span = memoryview(region)[first : first + size]
+        first = (r.host - region.base) + <Py_ssize_t>(start - r.base)
+        span = memoryview(region)[first : first + <Py_ssize_t>size]
         if writable and r.perm & PERM_WRITE:
             return span
         return span.toreadonly()
@@ -231,11 +250,12 @@ cdef class GuestMemory:
         cdef guest_range* r
         cdef Region region
         cdef Py_ssize_t i
-        start, size = checked_span(addr, length)
+        cdef uint64_t start, size
+        _span(addr, length, &start, &size)
         i = self.locate(start, size, perm_bits(perm))
         r = &self.snapshot.table.ranges[i]
         region = self.snapshot.regions[i]
-        return region, (r.host - region.base) + (<uint64_t>start - r.base)
+        return region, (r.host - region.base) + <Py_ssize_t>(start - r.base)
 
     def address_of(self, buffer) -> tuple:
         """(guest address, length in bytes) of any contiguous buffer that lies inside the map.
@@ -264,19 +284,20 @@ cdef class GuestMemory:
 
     def read(self, addr, length) -> bytes:
         """A copy of ``length`` bytes at ``addr``. Raises AddressError (rights: ``"r"``)."""
-        start, size = checked_span(addr, length)
-        cdef char* host = self.host_of(start, size, PERM_READ)
-        return PyBytes_FromStringAndSize(host, size)
+        cdef uint64_t start, size
+        _span(addr, length, &start, &size)
+        return PyBytes_FromStringAndSize(self.host_of(start, size, PERM_READ), size)
 
     def write(self, addr, data) -> None:
         """Copy the contiguous buffer ``data`` to ``addr``. Raises AddressError (right: ``"w"``)."""
         cdef Py_buffer view
+        cdef uint64_t start, size
         try:
             PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         except (TypeError, BufferError, ValueError) as error:
             raise InvalidArgument(f"data is no contiguous buffer: {error}") from None
         try:
-            start, size = checked_span(addr, view.len)
+            _span(addr, view.len, &start, &size)
             memmove(self.host_of(start, size, PERM_WRITE), view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
@@ -287,7 +308,8 @@ cdef class GuestMemory:
         Guest addresses have nobody to ask, so here it is False;
         :class:`~virtring.memory.iotlb.IotlbMemory` asks its miss handler.
         """
-        start, size = checked_span(addr, length)
+        cdef uint64_t start, size
+        _span(addr, length, &start, &size)
         return self.resolve_miss(start, size, perm_bits(perm)) != 0
 
     # -- allocation ----------------------------------------------------------------------------
@@ -316,7 +338,7 @@ cdef class GuestMemory:
 
     cdef object _allocator(self):
         self._check_open()
-        if self.allocator is None or self.creator != os.getpid():
+        if self.allocator is None or self.creator != getpid():
             raise NotSupported(
                 f"only process {self.creator}, which built this memory map, allocates from it;"
                 " a copy does not know which blocks are taken"

@@ -56,6 +56,7 @@ def test_wrong_arguments() -> None:
         with pytest.raises(InvalidArgument):
             allocator.alloc(size, align)  # type: ignore[arg-type]
     addr = allocator.alloc(32)
+    wrong: object
     for wrong in (addr + 16, addr - 1, None, [], 0):
         with pytest.raises(InvalidArgument, match="no block"):
             allocator.free(wrong)  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ def test_everything_is_the_same_memory(memory: GuestMemory) -> None:
     pool = BufferPool(memory, 4, 100)
     for index in range(4):
         buf = pool[index]
-        np.frombuffer(buf, np.uint8)[:] = index + 1
+        np.frombuffer(memoryview(buf), np.uint8)[:] = index + 1
         assert memory.read(buf.addr, 100) == bytes([index + 1]) * 100
         assert pool.array[index, :100].tolist() == [index + 1] * 100
         assert memory.address_of(buf) == (buf.addr, 100)

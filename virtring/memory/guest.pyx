@@ -137,18 +137,16 @@ cdef class GuestMemory:
         cdef Region region
         cdef MemoryTable table
         cdef guest_range* r
-        cdef Py_ssize_t i, first
+        cdef Py_ssize_t i
         cdef uint64_t start, size
+        cdef bint can_write
         _span(addr, length, &start, &size)
         i = self.locate(start, size, 0)
         table = self.snapshot
         r = &table.table.ranges[i]
         region = table.regions[i]
-        first = (r.host - region.base) + <Py_ssize_t>(start - r.base)
-        span = memoryview(region)[first : first + <Py_ssize_t>size]
-        if writable and r.perm & PERM_WRITE:
-            return span
-        return span.toreadonly()
+        can_write = bool(writable) and (r.perm & PERM_WRITE) != 0
+        return region.part(r.host + (start - r.base), size, can_write)
 
     def translate(self, addr, length, perm="r") -> tuple:
         """(region, offset in it) of ``length`` bytes at ``addr``.

@@ -1,9 +1,7 @@
 """Guest addresses: which region stands where, with which rights, and what in it is allocated."""
 
-import os
 import weakref
 
-cimport cython
 from cpython.buffer cimport (
     PyBUF_FULL_RO,
     PyBUF_SIMPLE,
@@ -12,107 +10,35 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memmove
+from posix.unistd cimport getpid
 
 from virtring.memory.region cimport Region
+from virtring.memory.snapshot cimport MemoryTable, checked_entry
 from virtring.memory.table cimport PERM_READ, PERM_WRITE, guest_lookup, guest_range
 
-from virtring.errors import (
-    AddressError,
-    InvalidArgument,
-    MemoryInUse,
-    NotSupported,
-    OutOfMemory,
-    QueueClosed,
-)
+from virtring.errors import AddressError, InvalidArgument, MemoryInUse, NotSupported, QueueClosed
 from virtring.memory.allocator import RangeAllocator
 from virtring.memory.spans import PERM_NAMES, MemoryRegion, checked_span, perm_bits
 
 cdef object DEFAULT_BASE = 0x10000
 
 
-cdef object _checked_entry(object entry):
-    """A MemoryRegion whose numbers all fit; AddressError or InvalidArgument otherwise."""
-    cdef Region region
-    if not isinstance(entry.region, Region):
-        raise InvalidArgument(f"{entry.region!r} is not a Region")
-    region = entry.region
-    region._check_open()
-    start, size = checked_span(entry.guest_addr, entry.size)
-    offset, _ = checked_span(entry.offset, 1)
-    if offset > region.size or size > region.size - offset:
-        raise AddressError(
-            f"{size} bytes at offset {offset:#x} are not inside the region of {region.size} bytes"
-        )
-    bits = perm_bits(entry.perm)
-    if bits & PERM_WRITE and not region.writable:
-        raise AddressError(f"perm is {entry.perm!r}, but the region is mapped read-only")
-    return MemoryRegion(start, size, region, offset, entry.perm)
-
-
-@cython.no_gc_clear
-@cython.final
-cdef class MemoryTable:
-    """One state of a guest memory map. It never changes, and keeps its regions mapped.
-
-    ``entries`` is a tuple of :class:`~virtring.memory.spans.MemoryRegion`, sorted by guest address.
-    Raises AddressError when two overlap or one is not inside its region.
-    """
-
-    def __cinit__(self, entries=()):
-        cdef Region region
-        cdef guest_range* r
-        cdef Py_ssize_t i
-        rows = sorted([_checked_entry(entry) for entry in entries], key=lambda row: row.guest_addr)
-        self.regions = ()
-        self.entries = tuple(rows)
-        for i in range(1, len(rows)):
-            before, after = rows[i - 1], rows[i]
-            if before.guest_addr + before.size > after.guest_addr:
-                raise AddressError(
-                    f"{after.size} bytes at {after.guest_addr:#x} overlap the {before.size} bytes"
-                    f" at {before.guest_addr:#x}"
-                )
-        self.table.ranges = <guest_range*>calloc(len(rows) or 1, sizeof(guest_range))
-        if self.table.ranges == NULL:
-            raise OutOfMemory("no memory for the table of guest ranges")
-        self.regions = tuple([row.region for row in rows])
-        for i in range(len(rows)):
-            region = self.regions[i]
-            region.hold()
-            self.held += 1
-            r = &self.table.ranges[i]
-            r.base = rows[i].guest_addr
-            r.size = rows[i].size
-            r.host = region.base + <size_t>rows[i].offset
-            r.perm = perm_bits(rows[i].perm)
-        self.table.n = len(rows)
-
-    def __dealloc__(self):
-        cdef Py_ssize_t i
-        for i in range(self.held):
-            (<Region>self.regions[i]).release()
-        free(self.table.ranges)
-
-    def __len__(self):
-        return self.table.n
-
-    def __reduce__(self):
-        raise NotSupported("a MemoryTable is not pickled; pickle its GuestMemory")
-
-    cdef Py_ssize_t find_host(self, const char* host, uint64_t length) noexcept:
-        """Position of the range that has the host range whole, or -1."""
-        cdef uintptr_t want = <uintptr_t>host
-        cdef uintptr_t start
-        cdef size_t i
-        for i in range(self.table.n):
-            start = <uintptr_t>self.table.ranges[i].host
-            if want >= start and want - start < self.table.ranges[i].size:
-                if length <= self.table.ranges[i].size - (want - start):
-                    return i
-        return -1
+cdef int _span(object addr, object length, uint64_t* start, uint64_t* size) except -1:
+    """What checked_span does; plain ints that are right take a short way."""
+    if type(addr) is int and type(length) is int:
+        try:
+            start[0] = addr
+            size[0] = length
+        except OverflowError:
+            size[0] = 0
+        if size[0] and size[0] - 1 <= ~start[0]:
+            return 0
+    first, count = checked_span(addr, length)
+    start[0] = first
+    size[0] = count
+    return 0
 
 
 cdef class GuestMemory:
@@ -128,7 +54,7 @@ cdef class GuestMemory:
     def __cinit__(self, *args, **kwargs):
         self.snapshot = MemoryTable()
         self.allocator = RangeAllocator()
-        self.creator = os.getpid()
+        self.creator = getpid()
 
     def __init__(self):
         pass
@@ -173,7 +99,7 @@ cdef class GuestMemory:
             raise InvalidArgument(f"{region!r} is not a Region")
         if size is None:
             size = region.size - checked_span(offset, 1)[0]
-        entry = _checked_entry(MemoryRegion(guest_addr, size, region, offset, perm))
+        entry = checked_entry(MemoryRegion(guest_addr, size, region, offset, perm))
         self.replace((*self.snapshot.entries, entry))
         if self.allocator is not None and perm == "rw":
             self.allocator.add_range(entry.guest_addr, entry.size)
@@ -212,16 +138,15 @@ cdef class GuestMemory:
         cdef MemoryTable table
         cdef guest_range* r
         cdef Py_ssize_t i
-        start, size = checked_span(addr, length)
+        cdef uint64_t start, size
+        cdef bint can_write
+        _span(addr, length, &start, &size)
         i = self.locate(start, size, 0)
         table = self.snapshot
         r = &table.table.ranges[i]
         region = table.regions[i]
-        first = <Py_ssize_t>((r.host - region.base) + (<uint64_t>start - r.base))
-        span = memoryview(region)[first : first + size]
-        if writable and r.perm & PERM_WRITE:
-            return span
-        return span.toreadonly()
+        can_write = bool(writable) and (r.perm & PERM_WRITE) != 0
+        return region.part(r.host + (start - r.base), size, can_write)
 
     def translate(self, addr, length, perm="r") -> tuple:
         """(region, offset in it) of ``length`` bytes at ``addr``.
@@ -231,11 +156,12 @@ cdef class GuestMemory:
         cdef guest_range* r
         cdef Region region
         cdef Py_ssize_t i
-        start, size = checked_span(addr, length)
+        cdef uint64_t start, size
+        _span(addr, length, &start, &size)
         i = self.locate(start, size, perm_bits(perm))
         r = &self.snapshot.table.ranges[i]
         region = self.snapshot.regions[i]
-        return region, (r.host - region.base) + (<uint64_t>start - r.base)
+        return region, (r.host - region.base) + <Py_ssize_t>(start - r.base)
 
     def address_of(self, buffer) -> tuple:
         """(guest address, length in bytes) of any contiguous buffer that lies inside the map.
@@ -264,19 +190,20 @@ cdef class GuestMemory:
 
     def read(self, addr, length) -> bytes:
         """A copy of ``length`` bytes at ``addr``. Raises AddressError (rights: ``"r"``)."""
-        start, size = checked_span(addr, length)
-        cdef char* host = self.host_of(start, size, PERM_READ)
-        return PyBytes_FromStringAndSize(host, size)
+        cdef uint64_t start, size
+        _span(addr, length, &start, &size)
+        return PyBytes_FromStringAndSize(self.host_of(start, size, PERM_READ), size)
 
     def write(self, addr, data) -> None:
         """Copy the contiguous buffer ``data`` to ``addr``. Raises AddressError (right: ``"w"``)."""
         cdef Py_buffer view
+        cdef uint64_t start, size
         try:
             PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         except (TypeError, BufferError, ValueError) as error:
             raise InvalidArgument(f"data is no contiguous buffer: {error}") from None
         try:
-            start, size = checked_span(addr, view.len)
+            _span(addr, view.len, &start, &size)
             memmove(self.host_of(start, size, PERM_WRITE), view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
@@ -287,7 +214,8 @@ cdef class GuestMemory:
         Guest addresses have nobody to ask, so here it is False;
         :class:`~virtring.memory.iotlb.IotlbMemory` asks its miss handler.
         """
-        start, size = checked_span(addr, length)
+        cdef uint64_t start, size
+        _span(addr, length, &start, &size)
         return self.resolve_miss(start, size, perm_bits(perm)) != 0
 
     # -- allocation ----------------------------------------------------------------------------
@@ -316,7 +244,7 @@ cdef class GuestMemory:
 
     cdef object _allocator(self):
         self._check_open()
-        if self.allocator is None or self.creator != os.getpid():
+        if self.allocator is None or self.creator != getpid():
             raise NotSupported(
                 f"only process {self.creator}, which built this memory map, allocates from it;"
                 " a copy does not know which blocks are taken"

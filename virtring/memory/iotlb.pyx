@@ -17,6 +17,8 @@ cdef class IotlbMemory(GuestMemory):
     the access. Neighbouring translations that are neighbours in the backing too count as one
     range, so a buffer may cross page borders. When the backing loses a region, its translations go.
 
+    ``view()`` and ``read()`` ask for ``"r"``; before a writable view call ``resolve(.., "rw")``.
+
     The map changes by :meth:`map` and :meth:`unmap` only; there is nothing to allocate from.
     Raises InvalidArgument when ``backing`` is no plain GuestMemory or ``miss`` cannot be called.
     """

@@ -17,3 +17,12 @@ cdef class Region:
     cdef void release(self) noexcept
     cdef int _map(self, size_t length, int prot, int flags, int fd, uint64_t offset) except -1
     cdef void _unmap(self) noexcept
+    # A memoryview of a part that the caller has checked; it counts as an export while it lives.
+    cdef object part(self, char* host, size_t length, bint writable)
+
+
+cdef class Part:
+    cdef Region region
+    cdef char* host
+    cdef Py_ssize_t size
+    cdef bint writable

@@ -1,7 +1,9 @@
 import socket
 from types import TracebackType
+from typing import Any
 
 from _typeshed import WriteableBuffer
+from numpy.typing import NDArray
 
 class Region:
     @property
@@ -27,7 +29,7 @@ class Region:
         cls, fd: int, size: int | None = None, offset: int = 0, *, writable: bool = True
     ) -> Region: ...
     @classmethod
-    def from_buffer(cls, obj: WriteableBuffer) -> Region: ...
+    def from_buffer(cls, obj: WriteableBuffer | NDArray[Any]) -> Region: ...
     def send(self, sock: socket.socket) -> None: ...
     @classmethod
     def receive(cls, sock: socket.socket) -> Region: ...

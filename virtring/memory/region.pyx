@@ -9,7 +9,7 @@ from multiprocessing import reduction
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
-from cpython.memoryview cimport PyMemoryView_GET_BUFFER
+from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport uint64_t
 from posix.mman cimport MAP_ANONYMOUS, MAP_SHARED, PROT_READ, PROT_WRITE
@@ -289,6 +289,17 @@ cdef class Region:
             raise QueueClosed("the region is closed")
         return 0
 
+    cdef object part(self, char* host, size_t length, bint writable):
+        cdef Part part
+        self._check_open()
+        part = Part.__new__(Part)
+        part.region = self
+        part.host = host
+        part.size = <Py_ssize_t>length
+        part.writable = writable and self.writable
+        self.exports += 1
+        return PyMemoryView_FromObject(part)
+
     cdef int hold(self) except -1:
         self._check_open()
         self.holds += 1
@@ -319,6 +330,20 @@ cdef class Region:
         self.mapped = 0
         self.fd = -1
         self.owner = None
+
+
+@cython.no_gc_clear
+@cython.final
+@cython.freelist(32)
+cdef class Part:
+    """What a memoryview of a part of a region points to; cheaper than slicing a view of it all."""
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.host, self.size, not self.writable, flags)
+
+    def __dealloc__(self):
+        if self.region is not None:
+            self.region.exports -= 1
 
 
 cdef Region _from_own_fd(int fd, object size, object offset, bint writable, str kind):

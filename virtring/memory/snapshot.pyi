@@ -1,0 +1,9 @@
+from collections.abc import Iterable
+
+from virtring.memory.spans import MemoryRegion
+
+class MemoryTable:
+    def __init__(self, entries: Iterable[MemoryRegion] = ()) -> None: ...
+    @property
+    def entries(self) -> tuple[MemoryRegion, ...]: ...
+    def __len__(self) -> int: ...

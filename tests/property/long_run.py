@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from virtring.spec.features import Feature
 
-from .ends import BatchDeviceEnd, BatchDriverEnd, DeviceFactory, DriverFactory, LayoutKind, RingAddrs
+from .ends import (
+    BatchDeviceEnd,
+    BatchDriverEnd,
+    DeviceFactory,
+    DriverFactory,
+    LayoutKind,
+    RingAddrs,
+)
 
 
 def run_many_buffers(

@@ -364,8 +364,13 @@ def run_ring_machine(
     ``features`` counts for EVENT_IDX, INDIRECT_DESC and IN_ORDER; the layout is ``kind``.
     ``starts``: only for a pair of split ends that heed ``RingAddrs.start``.
     """
+
+    class Machine(RingMachine):
+        def __init__(self) -> None:
+            super().__init__(make_driver, make_device, kind, features, sizes, starts)
+
     run_state_machine_as_test(
-        lambda: RingMachine(make_driver, make_device, kind, features, sizes, starts),
+        Machine,
         settings=settings(
             max_examples=max_examples,
             stateful_step_count=steps,

@@ -326,6 +326,21 @@ def test_split_event_index_notifies_once_each_sleep(mem: ModelMemory, start: int
     assert mem.read(AVAIL, 2) == mem.read(USED, 2) == hexed("0000")  # flags are not for this
 
 
+@pytest.mark.parametrize("start", [0, 65533, 65534, 65535])
+def test_split_event_index_is_met_exactly(mem: ModelMemory, start: int) -> None:
+    driver, device = split_event_pair(mem, start)
+    for token in range(3):
+        # The other side asks for the entry with number start + 1, wherever a step begins or ends.
+        mem.set_u16(USED + 36, (start + 1) % 65536)
+        driver.add([(0x1100, 1)], [], token)
+        assert driver.kick_prepare() == (token == 1)
+    driver.enable_cb()
+    for _ in range(3):
+        device.pop()
+    device.push_batch_in_order([(0, 0), (1, 0), (2, 0)])
+    assert device.need_notify()  # one step over the event, which is its first entry
+
+
 def test_split_delayed_event_is_at_three_quarters(mem: ModelMemory) -> None:
     driver, device = split_event_pair(mem, 65534)
     for token in range(4):

@@ -81,6 +81,7 @@ ctypedef struct driver_side:
     bint event_idx
     bint in_order
     bint swap               # the ring's endianness is not ours (legacy only)
+    bint event_triggered    # the device signalled: with event index it will not by itself again
     bint force_direct       # no indirect table could be had for the next chain
     guest_range hot         # the range that served the last address
     ring_fault fault

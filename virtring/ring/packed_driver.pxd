@@ -34,7 +34,6 @@ ctypedef struct packed_driver:
     uint16_t last_used_idx
     uint16_t used_flags     # AVAIL and USED as they stand in a descriptor used now
     uint16_t event_flags_shadow
-    bint event_triggered
 
 
 cdef inline uint64_t packed_word(uint32_t length, uint16_t id, uint16_t flags) noexcept nogil:
@@ -252,7 +251,7 @@ cdef inline void packed_disable_cb(packed_driver* v) noexcept nogil:
     if v.event_flags_shadow != VRING_PACKED_EVENT_FLAG_DISABLE:
         v.event_flags_shadow = VRING_PACKED_EVENT_FLAG_DISABLE
         # After a signal under event index none comes by itself, so the store can be saved.
-        if not v.event_triggered:
+        if not v.s.event_triggered:
             store16(v.driver_event + 2, v.event_flags_shadow)
 
 

@@ -34,7 +34,6 @@ ctypedef struct split_driver:
     uint16_t used_idx       # used.idx as last seen and checked
     uint16_t last_used_idx
     uint16_t avail_flags_shadow
-    bint event_triggered    # the device signalled; with event index it will not again by itself
 
 
 cdef inline void split_put_desc(
@@ -271,7 +270,7 @@ cdef inline void split_disable_cb(split_driver* v) noexcept nogil:
         v.avail_flags_shadow |= VRING_AVAIL_F_NO_INTERRUPT
         if v.s.event_idx:
             # An event far behind cannot be crossed soon; after a signal none comes anyway.
-            if not v.event_triggered:
+            if not v.s.event_triggered:
                 store16(v.used_event, 0)
         else:
             split_write_avail_flags(v)

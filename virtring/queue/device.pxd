@@ -1,0 +1,25 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+from virtring.queue.batch cimport Batch
+from virtring.queue.side cimport QueueSide
+from virtring.ring.common cimport device_side
+from virtring.ring.packed_device cimport packed_device
+from virtring.ring.split_device cimport split_device
+
+
+cdef class DeviceQueue(QueueSide):
+    cdef split_device split             # the one in use is told by QueueSide.packed
+    cdef packed_device pack
+    cdef device_side* s                 # the common part of the one in use
+    cdef readonly bint weak_barriers
+    cdef public object priv
+    cdef public object call_cb
+    cdef Batch one                      # scratch for a single chain
+    cdef unsigned long generation       # of the ring: chains of an older one are void
+
+    cdef int enter_ring(self) except -1
+    cdef int enter_push(self) except -1
+    cdef void free_state(self) noexcept
+    cdef int clear_state(self) except -1
+    cdef size_t pop_rows(self, Batch batch, size_t room) except? 0
+    cdef size_t push_rows(self, const uint32_t* id, const uint32_t* written, size_t n) except? 0

@@ -1,0 +1,447 @@
+"""The device side of a queue: pop chains, do the work, push them back."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from virtring.memory.barriers cimport load16, swap16
+from virtring.memory.table cimport PERM_WRITE
+from virtring.queue.chain cimport Chain, make_chain
+from virtring.ring.common cimport VR_BATCH_ROOM, VR_CHAIN_ADDRESS, VR_OK, held_chain
+from virtring.ring.device cimport device_pop, device_push
+from virtring.ring.packed_device cimport (
+    packed_device_disable_notify, packed_device_enable_notify, packed_device_need_notify,
+    packed_look, packed_word_available,
+)
+from virtring.ring.packed_driver cimport AVAIL_USED
+from virtring.ring.split_device cimport (
+    split_device_disable_notify, split_device_enable_notify, split_device_need_notify,
+    split_device_ready,
+)
+from virtring.spec.ring cimport (
+    VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_EVENT_FLAG_DISABLE, VRING_PACKED_EVENT_FLAG_ENABLE,
+)
+
+from virtring.errors import InvalidArgument, OutOfMemory, QueueClosed
+from virtring.queue.config import QueueConfig
+from virtring.spec.features import Feature
+
+cdef enum:
+    # Below this many rows, giving the GIL away costs more than the rows take.
+    NOGIL_ROWS = 32
+    PACKED_IDS = 65536
+
+
+cdef class DeviceQueue(QueueSide):
+    """The device side of one queue, split or packed (Fuchsia VirtioQueue, Linux vringh).
+
+    ``memory`` is the guest memory that the driver's addresses point into. ``config`` is a
+    :class:`QueueConfig`; without one, call :meth:`configure` before anything else. ``call(dq)`` is
+    what :meth:`signal` does to interrupt the driver. ``weak_barriers=False`` orders accesses as
+    for real hardware; ORDER_PLATFORM among the features does so too.
+
+    Everything the driver wrote is checked. What cannot be right raises BadChain and breaks the
+    queue; chains popped before stay valid and can be pushed.
+    """
+
+    def __cinit__(self, memory, config=None, *, weak_barriers=True, call=None):
+        self.memory = memory
+        self.weak_barriers = weak_barriers
+        self.call_cb = call
+        self.s = &self.split.s
+        self.hot = &self.s.hot
+        self.fault = &self.s.fault
+        if config is not None:
+            self.configure(config)
+
+    def __dealloc__(self):
+        self.free_state()
+
+    # -- its life ------------------------------------------------------------------------------
+
+    def configure(self, config) -> None:
+        """Serve the ring that ``config`` (a :class:`QueueConfig`) describes, from its first entry.
+
+        Raises AddressError when an area is not inside the memory, InvalidArgument when the queue
+        is configured already: :meth:`reset` it first, for its size and addresses are frozen.
+        """
+        cdef size_t num
+        cdef size_t ids
+        if not isinstance(config, QueueConfig):
+            raise InvalidArgument(f"config is a {type(config).__name__}; it takes a QueueConfig")
+        if self.closed:
+            raise QueueClosed("the queue is closed")
+        if self.config is not None:
+            raise InvalidArgument(f"{self.config.label} is configured; reset() it first")
+        num = config.size
+        ids = PACKED_IDS if config.packed else num
+        self.bind_areas(config)
+        self.s = &self.pack.s if self.packed else &self.split.s
+        self.hot = &self.s.hot
+        self.fault = &self.s.fault
+        memset(&self.pack, 0, sizeof(self.pack))
+        memset(&self.split, 0, sizeof(self.split))
+        if self.packed:
+            self.pack.desc = <char*>&self.packed_desc[0]
+            self.pack.driver_event = <char*>&self.driver_event[0]
+            self.pack.device_event = <char*>&self.device_event[0]
+        else:
+            self.split.desc = <char*>&self.desc[0]
+            self.split.avail = <char*>&self.avail[0]
+            self.split.avail_ring = <char*>&self.avail[2]
+            self.split.used_event = <char*>&self.avail[2 + num]
+            self.split.used = <char*>&self.used[0]
+            self.split.used_ring = <char*>&self.used_elem[0]
+            self.split.avail_event = <char*>&self.used[2 + 4 * num]
+            self.split.mask = <uint16_t>(num - 1)
+        self.s.num = <uint32_t>num
+        self.s.weak_barriers = (
+            self.weak_barriers and Feature.ORDER_PLATFORM not in config.features
+        )
+        self.s.event_idx = Feature.EVENT_IDX in config.features
+        self.s.indirect = Feature.INDIRECT_DESC in config.features
+        self.s.in_order = Feature.IN_ORDER in config.features
+        self.s.swap = config.big_endian
+        self.s.held = <held_chain*>calloc(ids, sizeof(held_chain))
+        if self.s.in_order:
+            self.s.order = <uint16_t*>calloc(num, sizeof(uint16_t))
+            self.s.late = <uint32_t*>calloc(ids, sizeof(uint32_t))
+        if self.s.held == NULL or (
+            self.s.in_order and (self.s.order == NULL or self.s.late == NULL)
+        ):
+            self.free_state()
+            self.unbind_areas()
+            self.config = None
+            raise OutOfMemory(f"{config.label}: no memory for the bookkeeping of {num} entries")
+        self.one = Batch(1, num)
+        self.clear_state()
+        return None
+
+    cdef int clear_state(self) except -1:
+        """Positions at the start, nothing held. The ring's memory is the driver's to initialise."""
+        memset(self.s.held, 0, (PACKED_IDS if self.packed else self.s.num) * sizeof(held_chain))
+        self.s.in_flight = 0
+        self.s.descs_held = 0
+        self.s.num_added = 0
+        self.s.order_get = 0
+        self.s.order_len = 0
+        self.generation += 1
+        self.broken = False
+        self.pending = None
+        if self.packed:
+            self.pack.first = NULL
+            self.pack.last_avail_idx = self.pack.used_idx = self.pack.group_idx = 0
+            self.pack.avail_flags = VRING_PACKED_DESC_F_AVAIL
+            self.pack.used_flags = self.pack.group_flags = AVAIL_USED
+            self.pack.event_flags_shadow = VRING_PACKED_EVENT_FLAG_ENABLE
+        else:
+            self.split.last_avail_idx = self.split.avail_idx = 0
+            self.split.used_idx = self.split.group_idx = 0
+            self.split.used_flags_shadow = 0
+        return 0
+
+    cdef void free_state(self) noexcept:
+        free(self.s.held)
+        free(self.s.order)
+        free(self.s.late)
+        self.s.held = NULL
+        self.s.order = NULL
+        self.s.late = NULL
+
+    def reset(self) -> None:
+        """Forget the ring, as after a device or queue reset; :meth:`configure` starts the next.
+
+        Chains that are still out become void: returning one raises InvalidArgument.
+        """
+        if self.busy:
+            self.refuse()
+        self.free_state()
+        self.generation += 1
+        self.unbind_areas()
+        self.broken = False
+        self.pending = None
+        self.config = None
+
+    def close(self) -> None:
+        """:meth:`reset`, for good. Again is fine."""
+        self.reset()
+        self.closed = True
+
+    # -- batches -------------------------------------------------------------------------------
+
+    cdef size_t pop_rows(self, Batch batch, size_t room) except? 0:
+        cdef size_t popped = 0
+        cdef int code
+        cdef uint64_t tried = 0
+        cdef bint again = False
+        while True:
+            if room < NOGIL_ROWS:
+                if self.packed:
+                    code = device_pop(
+                        &self.pack, &self.table.table, &batch.cols, room, &popped
+                    )
+                else:
+                    code = device_pop(
+                        &self.split, &self.table.table, &batch.cols, room, &popped
+                    )
+            else:
+                self.busy = True
+                with nogil:
+                    if self.packed:
+                        code = device_pop(
+                            &self.pack, &self.table.table, &batch.cols, room, &popped
+                        )
+                    else:
+                        code = device_pop(
+                            &self.split, &self.table.table, &batch.cols, room, &popped
+                        )
+                self.busy = False
+            if code != VR_CHAIN_ADDRESS or popped:
+                break
+            # An I/O TLB may not have been asked for this address yet: ask once for each.
+            if again and tried == <uint64_t>self.fault.val:
+                break
+            again = True
+            tried = <uint64_t>self.fault.val
+            if not self.memory.resolve_miss(
+                tried, <uint64_t>self.fault.aux, self.fault.perm
+            ):
+                break
+            self.rebind()
+        if code == VR_OK or (popped and (code == VR_BATCH_ROOM or code == VR_CHAIN_ADDRESS)):
+            # What stopped the batch waits for the next call, with the popped ones out of the way.
+            return popped
+        if code == VR_BATCH_ROOM:
+            self.raise_fault(code)
+        self.break_now(code, popped != 0)
+        return popped
+
+    def pop(self, Batch batch not None, room=None) -> int:
+        """Pop up to ``room`` (by default ``batch.capacity``) available chains; how many there were.
+
+        Sets ``id``, ``offsets``, ``addr``, ``len``, ``flags`` and ``count`` of the batch. Every
+        descriptor was checked against the guest memory; readable ones come first in a row.
+
+        Raises BadChain, and breaks the queue, for a chain that cannot be right; if chains were
+        popped before it, they are returned and it is raised with the next call. InvalidArgument
+        when not even the next chain has room in the batch's descriptors; it can be popped later.
+        """
+        cdef size_t limit = batch.cols.capacity
+        self.enter_ring()
+        if room is not None:
+            if not 0 <= room <= batch.cols.capacity:
+                raise InvalidArgument(f"room {room}: it takes 0 to {batch.cols.capacity}")
+            limit = room
+        batch.rows = 0
+        batch.rows = self.pop_rows(batch, limit)
+        return batch.rows
+
+    cdef size_t push_rows(self, const uint32_t* id, const uint32_t* written, size_t n) except? 0:
+        cdef size_t published = 0
+        cdef int code
+        if n < NOGIL_ROWS:
+            if self.packed:
+                code = device_push(&self.pack, id, written, n, &published)
+            else:
+                code = device_push(&self.split, id, written, n, &published)
+        else:
+            self.busy = True
+            with nogil:
+                if self.packed:
+                    code = device_push(&self.pack, id, written, n, &published)
+                else:
+                    code = device_push(&self.split, id, written, n, &published)
+            self.busy = False
+        if code != VR_OK:
+            self.raise_fault(code)
+        return published
+
+    def push(self, Batch batch not None, start=0, count=None) -> int:
+        """Complete the chains of rows ``start`` to ``start + count`` (default: all from start on).
+
+        ``id`` names each chain, ``written`` the bytes the device wrote into it. All become visible
+        to the driver at once; call :meth:`signal` afterwards. Returns how many were published:
+        with IN_ORDER a chain waits until those popped before it are complete.
+
+        Raises InvalidArgument for an id that is not held or a length that is too large; then
+        nothing was pushed. Allowed on a broken queue.
+        """
+        cdef size_t first = 0
+        cdef size_t end = 0
+        self.enter_push()
+        batch.window(start, count, &first, &end)
+        if first == end:
+            return 0
+        return self.push_rows(batch.cols.id + first, batch.cols.written + first, end - first)
+
+    cdef int enter_ring(self) except -1:
+        if self.config is None:
+            if self.closed:
+                self.refuse()
+            raise InvalidArgument("the queue is not configured; call configure() first")
+        return self.enter()
+
+    cdef int enter_push(self) except -1:
+        """As enter_ring, but chains that are held may be returned on a broken queue."""
+        if self.config is None or self.closed or self.busy:
+            return self.enter_ring()
+        return 0
+
+    # -- chains --------------------------------------------------------------------------------
+
+    def next_chain(self):
+        """The next available :class:`Chain`, or None when there is none.
+
+        Raises as :meth:`pop`. (Fuchsia VirtioQueue::NextChain)
+        """
+        self.enter_ring()
+        if self.pop_rows(self.one, 1) == 0:
+            return None
+        return make_chain(self, self.one, self.generation)
+
+    def return_(self, Chain chain not None, written=None) -> None:
+        """Complete a chain; the driver sees it at once. :meth:`signal` tells it.
+
+        ``written`` is the number of bytes the device wrote, by default what ``chain.write`` wrote.
+        Raises InvalidArgument for a chain that was returned before or belongs to another queue or
+        to the ring before a reset, or a length that is too large. (Fuchsia VirtioQueue::Return)
+        """
+        cdef uint32_t id = chain.id
+        cdef uint32_t length
+        self.enter_push()
+        if chain.queue is not self or chain.generation != self.generation or chain.returned:
+            raise InvalidArgument(
+                f"{self.config.label}: {chain!r} is not a chain that this queue has out"
+            )
+        if written is None:
+            length = chain.wrote
+        elif 0 <= written <= 0xFFFFFFFF:
+            length = written
+        else:
+            raise InvalidArgument(f"written is {written}; it takes 0 to 2**32 - 1")
+        self.push_rows(&id, &length, 1)
+        chain.returned = True
+
+    # -- notifications -------------------------------------------------------------------------
+
+    def need_notify(self) -> bool:
+        """Whether the driver wants an interrupt for what was used since the last time.
+
+        Has a full memory barrier. (Linux ``vhost_notify``, vringh_need_notify)
+        """
+        self.enter_push()
+        if self.packed:
+            return packed_device_need_notify(&self.pack)
+        return split_device_need_notify(&self.split)
+
+    def signal(self) -> bool:
+        """Interrupt the driver by ``call(dq)`` if it :meth:`need_notify`; whether it did.
+
+        (Linux ``vhost_signal``)
+        """
+        if not self.need_notify():
+            return False
+        if self.call_cb is not None:
+            self.call_cb(self)
+        return True
+
+    def disable_notify(self) -> None:
+        """Ask the driver for no kicks; a hint. (Linux ``vringh_notify_disable``)"""
+        self.enter_ring()
+        if self.packed:
+            packed_device_disable_notify(&self.pack)
+        else:
+            split_device_disable_notify(&self.split)
+
+    def enable_notify(self) -> bool:
+        """Ask for a kick at the next buffer; False when one is there already, which may not kick.
+
+        Has a full memory barrier. (Linux ``vringh_notify_enable``)
+        """
+        self.enter_ring()
+        if self.packed:
+            return packed_device_enable_notify(&self.pack)
+        return split_device_enable_notify(&self.split)
+
+    @property
+    def more_available(self) -> bool:
+        """Whether a chain is waiting to be popped; says nothing of whether it is sound."""
+        cdef uint16_t idx
+        self.enter_ring()
+        if self.packed:
+            return packed_word_available(&self.pack, packed_look(&self.pack))
+        if split_device_ready(&self.split):
+            return True
+        idx = load16(self.split.avail + 2)
+        return (swap16(idx) if self.s.swap else idx) != self.split.last_avail_idx
+
+    # -- state ---------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Entries of the ring, 0 before :meth:`configure`."""
+        return self.config.size if self.config is not None else 0
+
+    @property
+    def in_flight(self) -> int:
+        """Chains popped and not yet pushed (with IN_ORDER: not yet published)."""
+        return self.s.in_flight
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the driver wrote something that cannot be right."""
+        return self.broken
+
+    @property
+    def position(self) -> int:
+        """Where the device is in the ring, as vhost's ``VRING_BASE`` says it.
+
+        Split: the next avail index. Packed: the next available position and its wrap counter in
+        bits 0 to 15, the next used position and its wrap counter in bits 16 to 31.
+        """
+        cdef uint32_t avail
+        cdef uint32_t used
+        self.enter_push()
+        if not self.packed:
+            return self.split.last_avail_idx
+        avail = self.pack.last_avail_idx | (
+            <uint32_t>((self.pack.avail_flags & VRING_PACKED_DESC_F_AVAIL) != 0) << 15
+        )
+        used = self.pack.used_idx | (<uint32_t>(self.pack.used_flags != 0) << 15)
+        return avail | (used << 16)
+
+    def restore(self, position) -> None:
+        """Go on where :attr:`position` was taken; chains that were out then are not popped again.
+
+        A split ring's used index is read from the ring. Raises InvalidArgument for a position that
+        the ring does not have, or while chains are held.
+        """
+        cdef uint32_t num = self.s.num
+        self.enter_push()
+        if self.s.in_flight:
+            raise InvalidArgument(
+                f"{self.config.label}: {self.s.in_flight} chains are held; push them first"
+            )
+        if not isinstance(position, int) or not 0 <= position < 1 << (32 if self.packed else 16):
+            raise InvalidArgument(f"{self.config.label}: {position!r} is not a position of this ring")
+        if self.packed and ((position & 0x7FFF) >= num or ((position >> 16) & 0x7FFF) >= num):
+            raise InvalidArgument(
+                f"{self.config.label}: position {position:#x} is beyond the ring's {num} entries"
+            )
+        self.clear_state()
+        if self.packed:
+            self.pack.last_avail_idx = position & 0x7FFF
+            self.pack.avail_flags = VRING_PACKED_DESC_F_AVAIL
+            if not position & 0x8000:
+                self.pack.avail_flags ^= AVAIL_USED
+            self.pack.used_idx = (position >> 16) & 0x7FFF
+            self.pack.used_flags = AVAIL_USED if position >> 31 else 0
+            self.pack.group_idx = self.pack.used_idx
+            self.pack.group_flags = self.pack.used_flags
+        else:
+            self.split.last_avail_idx = self.split.avail_idx = position
+            # Ours, but the driver can write there too: a wrong value harms only the driver.
+            self.split.used_idx = load16(self.split.used + 2)
+            if self.s.swap:
+                self.split.used_idx = swap16(self.split.used_idx)
+            self.split.group_idx = self.split.used_idx

@@ -1,0 +1,680 @@
+"""The driver side of a queue: Linux's virtqueue calls, one at a time and in batches."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from virtring.memory.pool cimport Buffer
+from virtring.memory.table cimport PERM_READ, PERM_WRITE
+from virtring.ring.common cimport VR_NEED_TABLE, VR_NO_SPACE, VR_OK, in_memory
+from virtring.ring.driver cimport (
+    check_chain, check_rows, driver_add_chains, driver_add_one, driver_add_rows, driver_get,
+)
+from virtring.ring.packed_driver cimport (
+    packed_disable_cb, packed_enable_cb_delayed, packed_enable_cb_prepare, packed_kick_prepare,
+    packed_off_wrap, packed_poll, packed_used_at,
+)
+from virtring.ring.split_driver cimport (
+    split_disable_cb, split_enable_cb_delayed, split_enable_cb_prepare, split_kick_prepare,
+    split_poll,
+)
+from virtring.spec.ring cimport VRING_DESC_F_WRITE
+
+from virtring.errors import AddressError, InvalidArgument, NoSpace, NotSupported, QueueClosed
+
+cdef enum:
+    # Below this many rows, giving the GIL away costs more than the rows take.
+    NOGIL_ROWS = 32
+    # Where Linux makes a driver kick, before num_added could outgrow its 16 bits.
+    KICK_AT = 0xFFFF
+
+# "The token is the buffer itself."
+cdef object SAME = object()
+
+
+cdef class Virtqueue(DriverRing):
+    """The driver side of one queue (Linux ``struct virtqueue``), split or packed.
+
+    Made by :func:`vring_create_virtqueue` or :func:`vring_new_virtqueue`; the calls have Linux's
+    names without ``virtqueue_``.
+
+    *Buffers* (``sg``) are :class:`Buffer` objects of a pool, or any contiguous object with the
+    buffer protocol inside the guest memory (memoryview, numpy array), or a list of those. The
+    ``premapped`` calls take ``(guest address, length in bytes)`` pairs.
+
+    *Tokens* (``data``) are any objects but None, by default the buffer itself; :meth:`get_buf`
+    gives them back. The same object cannot stand for two buffers in flight. Batches have uint64
+    tokens. Both may be mixed on one queue: :meth:`get_buf` gives the number of a buffer that came
+    from a batch, :meth:`get_buf_batch` puts an object into ``batch.objects``.
+    """
+
+    def __cinit__(
+        self, memory, config, *, vdev=None, weak_barriers=True, context=False, notify=None,
+        callback=None, num_max=0, blocks=()
+    ):
+        self.memory = memory
+        self.vdev = vdev
+        self.weak_barriers = weak_barriers
+        self.context = context
+        self.notify_cb = notify
+        self.callback = callback
+        self.callbacks = callback is not None
+        self.num_max = num_max or config.size
+        self.setup(config, list(blocks))
+
+    # -- adding --------------------------------------------------------------------------------
+
+    cdef int refuse_full(self, uint32_t need, bint out) except -1:
+        # Historical, and kept by Linux: a full queue with something to say is notified at once.
+        if out:
+            self.do_notify()
+        raise NoSpace(
+            f"{self.config.label}: the buffer needs {need} descriptors and {self.s.num_free} are"
+            " free; take used buffers with get_buf() first"
+        )
+
+    cdef int count_added(self) except -1:
+        """A buffer was added: force a kick before num_added overflows (Linux virtqueue_add)."""
+        if self.s.num_added >= KICK_AT:
+            self.kick()
+        return 0
+
+    cdef int add_one(self, object sg, uint16_t flags, object data, object ctx) except -1:
+        """Add a buffer of one descriptor."""
+        cdef uint64_t addr = 0
+        cdef uint32_t length = 0
+        cdef uint32_t id
+        self.enter()
+        if data is SAME:
+            data = sg
+        self.check_token(data, ctx)
+        self.resolve(sg, flags != 0, &addr, &length)
+        if length == 0:
+            raise InvalidArgument(f"{self.config.label}: {sg!r} is empty; it takes 1 byte or more")
+        if not in_memory(
+            self.hot, &self.table.table, addr, length, PERM_WRITE if flags else PERM_READ
+        ):
+            raise AddressError(
+                f"{self.config.label}: {length} bytes at {addr:#x} are not inside the guest memory"
+                f" with the right to {'write' if flags else 'read'} them"
+            )
+        if self.s.num_free == 0:
+            self.refuse_full(1, flags == 0)
+        id = self.s.free_head
+        self.remember(id, data, ctx)
+        if self.packed:
+            driver_add_one(&self.pack, addr, length, id, flags)
+        else:
+            driver_add_one(&self.split, addr, length, id, flags)
+        self.count_added()
+        return 0
+
+    cdef int add_chain(
+        self, object out_sgs, object in_sgs, object data, object ctx, bint rpmsg, bint premapped
+    ) except -1:
+        """Add a buffer of any number of descriptors (Linux virtqueue_add)."""
+        cdef Batch one = self.one
+        cdef size_t n = 0
+        cdef size_t added = 0
+        cdef size_t total = len(out_sgs) + len(in_sgs)
+        cdef uint32_t id
+        cdef bint write = False
+        cdef int code
+        self.enter()
+        self.check_token(data, ctx)
+        if total == 0 or total > self.s.num:
+            raise InvalidArgument(
+                f"{self.config.label}: a buffer of {total} descriptors; this queue takes 1 to"
+                f" {self.s.num}"
+            )
+        for sgs in (out_sgs, in_sgs):
+            for sg in sgs:
+                if premapped:
+                    try:
+                        one.addr[n], one.len[n] = sg
+                    except (TypeError, ValueError, OverflowError):
+                        raise InvalidArgument(
+                            f"{self.config.label}: {sg!r} is no (guest address, length) pair"
+                        ) from None
+                else:
+                    self.resolve(sg, write, &one.cols.addr[n], &one.cols.len[n])
+                one.cols.flags[n] = VRING_DESC_F_WRITE if write else 0
+                n += 1
+            write = True
+        code = check_chain(
+            self.s, &self.table.table, one.cols.addr, one.cols.len, one.cols.flags, n, 0
+        )
+        if code != VR_OK:
+            self.raise_fault(code)
+        one.cols.offsets[1] = <uint32_t>n
+        id = self.s.free_head
+        one.cols.token[0] = id
+        if self.s.num_free == 0:
+            self.refuse_full(<uint32_t>n, len(out_sgs) != 0)
+        self.remember(id, data, ctx)
+        while True:
+            if self.packed:
+                code = driver_add_chains(&self.pack, &one.cols, 0, 1, rpmsg, &added)
+            else:
+                code = driver_add_chains(&self.split, &one.cols, 0, 1, rpmsg, &added)
+            if code != VR_NEED_TABLE:
+                break
+            self.give_table()
+        if code != VR_OK:
+            self.s.force_direct = False
+            self.recall(id)
+            if self.contexts is not None:
+                self.contexts[id] = None
+            self.refuse_full(<uint32_t>n, len(out_sgs) != 0)
+        self.count_added()
+        return 0
+
+    def virtqueue_add(
+        self, out_sgs, in_sgs, data, *, ctx=None, rpmsg=False, premapped=False
+    ) -> None:
+        """Add one buffer: ``out_sgs`` for the device to read, then ``in_sgs`` for it to write.
+
+        Goes indirect when that was negotiated, there is more than one descriptor and a table can
+        be had, but never with ``rpmsg``. Made available at once; :meth:`kick` tells the device.
+
+        Raises NoSpace when too few descriptors are free (the device is notified first if there is
+        an outgoing part, as in Linux), QueueBroken, InvalidArgument (a token that is None or in
+        flight, none or more than ``vring_size`` descriptors, an empty one), AddressError.
+        Nothing was changed then. (Linux ``virtqueue_add``)
+        """
+        self.add_chain(out_sgs, in_sgs, data, ctx, rpmsg, premapped)
+
+    def add_sgs(self, out_sgs, in_sgs, data) -> None:
+        """:meth:`virtqueue_add` of lists of buffers. (Linux ``virtqueue_add_sgs``)"""
+        self.add_chain(out_sgs, in_sgs, data, None, False, False)
+
+    def add_outbuf(self, sg, data=SAME) -> None:
+        """Add a buffer, or a list of them, for the device to read. (``virtqueue_add_outbuf``)"""
+        if type(sg) is list or type(sg) is tuple:
+            self.add_chain(sg, (), sg if data is SAME else data, None, False, False)
+        else:
+            self.add_one(sg, 0, data, None)
+
+    def add_inbuf(self, sg, data=SAME) -> None:
+        """Add a buffer, or a list of them, for the device to write. (``virtqueue_add_inbuf``)"""
+        if type(sg) is list or type(sg) is tuple:
+            self.add_chain((), sg, sg if data is SAME else data, None, False, False)
+        else:
+            self.add_one(sg, VRING_DESC_F_WRITE, data, None)
+
+    def add_inbuf_ctx(self, sg, data, ctx) -> None:
+        """:meth:`add_inbuf` with a context, which :meth:`get_buf_ctx` gives back.
+
+        The queue must have been made with ``context=True``. (Linux ``virtqueue_add_inbuf_ctx``)
+        """
+        if type(sg) is list or type(sg) is tuple:
+            self.add_chain((), sg, data, ctx, False, False)
+        else:
+            self.add_one(sg, VRING_DESC_F_WRITE, data, ctx)
+
+    def add_outbuf_premapped(self, sgs, data) -> None:
+        """:meth:`add_outbuf` of (guest address, length) pairs. (``virtqueue_add_outbuf_premapped``)
+        """
+        self.add_chain(sgs, (), data, None, False, True)
+
+    def add_inbuf_premapped(self, sgs, data, ctx=None) -> None:
+        """:meth:`add_inbuf` of (guest address, length) pairs. (``virtqueue_add_inbuf_premapped``)
+        """
+        self.add_chain((), sgs, data, ctx, False, True)
+
+    # -- adding, batched -----------------------------------------------------------------------
+
+    cdef object add_rows(self, Batch batch, object start, object count, uint16_t flags):
+        cdef size_t first = 0
+        cdef size_t end = 0
+        cdef size_t n
+        cdef int code
+        self.enter()
+        batch.window(start, count, &first, &end)
+        n = end - first
+        if n > batch.cols.max_desc - min(first, batch.cols.max_desc):
+            raise InvalidArgument(
+                f"{self.config.label}: {n} rows from {first} on need as many descriptors; the batch"
+                f" has {batch.cols.max_desc}"
+            )
+        code = check_rows(
+            self.s, &self.table.table, batch.cols.addr + first, batch.cols.len + first, n,
+            PERM_WRITE if flags else PERM_READ,
+        )
+        if code != VR_OK:
+            self.fault.pos += first
+            self.raise_fault(code)
+        if n > self.s.num_free:
+            n = self.s.num_free
+        if n == 0:
+            return 0
+        if self.s.num_added + n >= KICK_AT:
+            self.kick()
+        if n < NOGIL_ROWS:
+            if self.packed:
+                driver_add_rows(
+                    &self.pack, batch.cols.addr + first, batch.cols.len + first,
+                    batch.cols.token + first, n, flags,
+                )
+            else:
+                driver_add_rows(
+                    &self.split, batch.cols.addr + first, batch.cols.len + first,
+                    batch.cols.token + first, n, flags,
+                )
+            return n
+        self.busy = True
+        with nogil:
+            if self.packed:
+                driver_add_rows(
+                    &self.pack, batch.cols.addr + first, batch.cols.len + first,
+                    batch.cols.token + first, n, flags,
+                )
+            else:
+                driver_add_rows(
+                    &self.split, batch.cols.addr + first, batch.cols.len + first,
+                    batch.cols.token + first, n, flags,
+                )
+        self.busy = False
+        return n
+
+    def add_outbuf_batch(self, Batch batch not None, start=0, count=None) -> int:
+        """Add rows of one device-readable descriptor each: ``addr``, ``len`` and ``token`` of row i.
+
+        Rows ``start`` to ``start + count``, by default up to ``batch.count``. All are checked
+        first (AddressError or InvalidArgument: nothing was added); then as many as there are free
+        descriptors are added, published at once, and their number is returned.
+        """
+        return self.add_rows(batch, start, count, 0)
+
+    def add_inbuf_batch(self, Batch batch not None, start=0, count=None) -> int:
+        """:meth:`add_outbuf_batch` for device-writable buffers."""
+        return self.add_rows(batch, start, count, VRING_DESC_F_WRITE)
+
+    def add_sgs_batch(self, Batch batch not None, start=0, count=None) -> int:
+        """Add chains: row i has the descriptors ``offsets[i]`` to ``offsets[i + 1] - 1``.
+
+        ``flags`` of a descriptor is 2 (``VRING_DESC_F_WRITE``) when the device may write it; such
+        ones come last in a row. Checked, counted and published as in :meth:`add_outbuf_batch`;
+        goes indirect as :meth:`virtqueue_add` does.
+        """
+        cdef size_t first = 0
+        cdef size_t end = 0
+        cdef size_t added = 0
+        cdef size_t row
+        cdef size_t done
+        cdef uint32_t at
+        cdef int code = VR_OK
+        self.enter()
+        batch.window(start, count, &first, &end)
+        batch.check_offsets(first, end)
+        for row in range(first, end):
+            at = batch.cols.offsets[row]
+            code = check_chain(
+                self.s, &self.table.table, batch.cols.addr + at, batch.cols.len + at,
+                batch.cols.flags + at, batch.cols.offsets[row + 1] - at, row,
+            )
+            if code != VR_OK:
+                self.raise_fault(code)
+        done = first
+        while done < end:
+            if self.s.num_added + (batch.cols.offsets[end] - batch.cols.offsets[done]) >= KICK_AT:
+                self.kick()
+            self.busy = True
+            with nogil:
+                if self.packed:
+                    code = driver_add_chains(&self.pack, &batch.cols, done, end, False, &added)
+                else:
+                    code = driver_add_chains(&self.split, &batch.cols, done, end, False, &added)
+            self.busy = False
+            done += added
+            if code == VR_NEED_TABLE:
+                self.give_table()
+            elif code == VR_NO_SPACE:
+                self.s.force_direct = False
+                break
+        return done - first
+
+    # -- telling the device --------------------------------------------------------------------
+
+    cdef bint wants_kick(self) noexcept:
+        if self.packed:
+            return packed_kick_prepare(&self.pack)
+        return split_kick_prepare(&self.split)
+
+    cdef bint do_notify(self) except -1:
+        if self.broken or self.closed:
+            return False
+        if self.notify_cb is not None and self.notify_cb(self) is False:
+            # Linux: a device that cannot be notified is gone.
+            self.broken = True
+            return False
+        return True
+
+    def kick_prepare(self) -> bool:
+        """Whether the device wants to be told of what was added since the last time.
+
+        If so, :meth:`notify` it; the two are apart so that a lock can be left in between. Has a
+        full memory barrier. (Linux ``virtqueue_kick_prepare``)
+        """
+        self.enter()
+        return self.wants_kick()
+
+    def notify(self) -> bool:
+        """Call the queue's ``notify(vq)``; False, and a broken queue, when that gives False.
+
+        (Linux ``virtqueue_notify``)
+        """
+        return self.do_notify()
+
+    def kick(self) -> bool:
+        """:meth:`kick_prepare` and, if it wants that, :meth:`notify`. (Linux ``virtqueue_kick``)"""
+        if self.broken:
+            return False
+        self.enter()
+        if self.wants_kick():
+            return self.do_notify()
+        return True
+
+    @property
+    def notification_data(self) -> int:
+        """What a notification carries with NOTIFICATION_DATA, 32 bits (2.9.1).
+
+        The queue's index below, the next available position above; in a packed ring with the wrap
+        counter as the top bit. (Linux ``vring_notification_data``)
+        """
+        cdef uint32_t position
+        self.enter()
+        if self.packed:
+            position = self.pack.next_avail_idx | (
+                <uint32_t>((self.pack.avail_used_flags & 0x80) != 0) << 15
+            )
+        else:
+            position = self.split.avail_idx
+        return (self.config.index & 0xFFFF) | (position << 16)
+
+    # -- taking back ---------------------------------------------------------------------------
+
+    def get_buf(self):
+        """Next used buffer as ``(token, written)``, or None when there is none.
+
+        ``written`` is the number of bytes the device wrote, never more than it could. Raises
+        BadUsedRing (the queue is broken then) when the device named an id that is out of range or
+        not in flight; QueueBroken on a broken queue. (Linux ``virtqueue_get_buf``)
+        """
+        cdef uint64_t token = 0
+        cdef uint32_t written = 0
+        cdef object data
+        self.enter()
+        if not self.get_one(&token, &written):
+            return None
+        if self.n_objects:
+            data = self.recall(self.s.last_id)
+            if data is not None:
+                return data, written
+        return token, written
+
+    def get_buf_ctx(self):
+        """As :meth:`get_buf`, as ``(token, written, ctx)``. (Linux ``virtqueue_get_buf_ctx``)"""
+        cdef object ctx = None
+        taken = self.get_buf()
+        if taken is None:
+            return None
+        if self.contexts is not None:
+            ctx, self.contexts[self.s.last_id] = self.contexts[self.s.last_id], None
+        return (*taken, ctx)
+
+    def get_buf_batch(self, Batch batch not None, room=None) -> int:
+        """Take up to ``room`` (by default ``batch.capacity``) used buffers; how many there were.
+
+        Sets ``token``, ``written`` and ``count`` of the batch, and ``objects`` for buffers that
+        have an object as token. A fault of the device breaks the queue; it is raised now when it
+        is the first thing met, else the buffers before it are returned and it is raised next time.
+        """
+        cdef size_t limit = batch.cols.capacity
+        cdef size_t taken = 0
+        cdef int code = VR_OK
+        cdef object data
+        self.enter()
+        if room is not None:
+            if not 0 <= room <= batch.cols.capacity:
+                raise InvalidArgument(f"room {room}: it takes 0 to {batch.cols.capacity}")
+            limit = room
+        if batch.objects:
+            batch.objects.clear()
+        if self.n_objects:
+            while taken < limit:
+                try:
+                    if not self.get_one(batch.cols.token + taken, batch.cols.written + taken):
+                        break
+                except Exception as error:
+                    if taken == 0:
+                        raise
+                    self.pending = error
+                    break
+                data = self.recall(self.s.last_id)
+                if data is not None:
+                    batch.objects[taken] = data
+                taken += 1
+            batch.rows = taken
+            return taken
+        if limit < NOGIL_ROWS:
+            if self.packed:
+                code = driver_get(&self.pack, batch.cols.token, batch.cols.written, limit, &taken)
+            else:
+                code = driver_get(&self.split, batch.cols.token, batch.cols.written, limit, &taken)
+        else:
+            self.busy = True
+            with nogil:
+                if self.packed:
+                    code = driver_get(
+                        &self.pack, batch.cols.token, batch.cols.written, limit, &taken
+                    )
+                else:
+                    code = driver_get(
+                        &self.split, batch.cols.token, batch.cols.written, limit, &taken
+                    )
+            self.busy = False
+        batch.rows = taken
+        if code != VR_OK:
+            self.break_now(code, taken != 0)
+        return taken
+
+    # -- callbacks -----------------------------------------------------------------------------
+
+    def disable_cb(self) -> None:
+        """Ask the device for no notifications; a hint, they may still come.
+
+        (Linux ``virtqueue_disable_cb``)
+        """
+        self.enter()
+        if self.packed:
+            packed_disable_cb(&self.pack)
+        else:
+            split_disable_cb(&self.split)
+
+    def enable_cb_prepare(self) -> int:
+        """Ask for notifications again; the value is for :meth:`poll`.
+
+        (Linux ``virtqueue_enable_cb_prepare``)
+        """
+        self.enter()
+        self.s.event_triggered = False
+        if self.packed:
+            return packed_enable_cb_prepare(&self.pack)
+        return split_enable_cb_prepare(&self.split)
+
+    def poll(self, last_used_idx) -> bool:
+        """Whether something was used since :meth:`enable_cb_prepare` gave ``last_used_idx``.
+
+        Has a full memory barrier. (Linux ``virtqueue_poll``)
+        """
+        cdef uint32_t last = last_used_idx
+        self.enter()
+        if last >> 16 or (self.packed and (last & 0x7FFF) >= self.s.num):
+            raise InvalidArgument(
+                f"{self.config.label}: {last_used_idx} is not a value of enable_cb_prepare()"
+            )
+        if self.packed:
+            return packed_poll(&self.pack, last)
+        return split_poll(&self.split, last)
+
+    def enable_cb(self) -> bool:
+        """Ask for notifications again; False when a used buffer is there already, which may not be
+        notified. (Linux ``virtqueue_enable_cb``)
+        """
+        return not self.poll(self.enable_cb_prepare())
+
+    def enable_cb_delayed(self) -> bool:
+        """As :meth:`enable_cb`, but a notification may wait until most of what is in flight was
+        used. (Linux ``virtqueue_enable_cb_delayed``)
+        """
+        self.enter()
+        self.s.event_triggered = False
+        if self.packed:
+            return packed_enable_cb_delayed(&self.pack)
+        return split_enable_cb_delayed(&self.split)
+
+    def vring_interrupt(self) -> bool:
+        """The device has signalled: call ``callback(vq)`` if something was used.
+
+        False when nothing was (a shared interrupt, Linux's IRQ_NONE). (Linux ``vring_interrupt``)
+        """
+        if self.broken or self.closed or not self.more_used:
+            return False
+        if self.s.event_idx:
+            self.s.event_triggered = True
+        if self.callback is not None:
+            self.callback(self)
+        return True
+
+    @property
+    def more_used(self) -> bool:
+        """Whether a used buffer is waiting. (Linux ``more_used``)"""
+        self.enter()
+        if self.packed:
+            return self.s.group or packed_used_at(&self.pack, packed_off_wrap(&self.pack, 0))
+        return split_poll(&self.split, self.split.last_used_idx)
+
+    # -- state ---------------------------------------------------------------------------------
+
+    @property
+    def num_free(self) -> int:
+        """Free descriptors. (Linux ``vq->num_free``)"""
+        return self.s.num_free
+
+    @property
+    def in_flight(self) -> int:
+        """Buffers added and not yet taken back."""
+        return self.s.in_flight
+
+    @property
+    def excess(self) -> int:
+        """Used lengths that claimed more than the device could write, and were clamped."""
+        return self.s.excess
+
+    @property
+    def vring_size(self) -> int:
+        """Entries of the ring. (Linux ``virtqueue_get_vring_size``)"""
+        return self.s.num
+
+    @property
+    def desc_addr(self) -> int:
+        """Guest address of the descriptor area. (Linux ``virtqueue_get_desc_addr``)"""
+        return self.config.desc
+
+    @property
+    def avail_addr(self) -> int:
+        """Guest address of the driver area. (Linux ``virtqueue_get_avail_addr``)"""
+        return self.config.avail
+
+    @property
+    def used_addr(self) -> int:
+        """Guest address of the device area. (Linux ``virtqueue_get_used_addr``)"""
+        return self.config.used
+
+    @property
+    def we_own_ring(self) -> bool:
+        """Whether the ring memory is freed with the queue."""
+        return bool(self.blocks)
+
+    @property
+    def is_broken(self) -> bool:
+        """(Linux ``virtqueue_is_broken``)"""
+        return self.broken
+
+    def break_(self) -> None:
+        """Mark the queue broken: nothing can be added any more. (Linux ``__virtqueue_break``)"""
+        self.broken = True
+
+    def unbreak(self) -> None:
+        """Take the mark back, for a ring known to be sound. (Linux ``__virtqueue_unbreak``)"""
+        self.broken = False
+        self.pending = None
+
+    def detach_unused_buf(self):
+        """Token of a buffer that the device has not used, or None when there is no more.
+
+        Only for a device that has stopped; works on a broken queue. (Linux
+        ``virtqueue_detach_unused_buf``)
+        """
+        if self.closed:
+            raise QueueClosed(f"{self.config.label} is closed")
+        return self.detach_one()
+
+    def recycle_all(self, recycle=None) -> None:
+        """Detach every buffer and hand its token to ``recycle(vq, token)``."""
+        while (data := self.detach_one()) is not None:
+            if recycle is not None:
+                recycle(self, data)
+
+    def reset(self, recycle=None, recycle_done=None) -> None:
+        """Take the queue from the device, hand every buffer to ``recycle(vq, token)``, call
+        ``recycle_done(vq)``, start the ring anew and give it back to the device.
+
+        The device is told by ``vdev.config.disable_vq_and_reset(vq)`` and
+        ``enable_vq_after_reset(vq)``; without these NotSupported is raised and nothing is changed.
+        Mends a broken queue. (Linux ``virtqueue_reset``)
+        """
+        ops = self.reset_ops()
+        ops.disable_vq_and_reset(self)
+        self.recycle_all(recycle)
+        if recycle_done is not None:
+            recycle_done(self)
+        self.restart()
+        ops.enable_vq_after_reset(self)
+
+    def restart(self) -> None:
+        """Start the ring anew, all zeros; only while no device looks at it."""
+        self.clear_state()
+
+    def reset_ops(self):
+        """``vdev.config`` if it can reset a single queue, which RING_RESET stands for."""
+        if self.closed:
+            raise QueueClosed(f"{self.config.label} is closed")
+        ops = getattr(self.vdev, "config", None)
+        for call in ("disable_vq_and_reset", "enable_vq_after_reset"):
+            if not callable(getattr(ops, call, None)):
+                raise NotSupported(
+                    f"{self.config.label}: the transport has no {call}, so a single queue cannot be"
+                    " reset"
+                )
+        return ops
+
+    def replace_ring(self, config, blocks) -> None:
+        """Run on another ring from now on; for :func:`virtqueue_resize`, with the queue disabled."""
+        if self.s.in_flight:
+            raise InvalidArgument(f"{self.config.label}: {self.s.in_flight} buffers are in flight")
+        self.setup(config, list(blocks))
+
+    def close(self) -> None:
+        """Drop what is in flight and free the ring if it is ours. (Linux ``vring_del_virtqueue``)
+
+        Again is fine. A device side may still be looking: stop it first.
+        """
+        if self.busy:
+            self.refuse()
+        if not self.closed:
+            self.closed = True
+            self.tokens = self.contexts = None
+            self.n_objects = 0
+            self.table_blocks = {}
+            self.unbind_areas()
+            self.blocks = []

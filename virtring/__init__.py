@@ -1,5 +1,85 @@
-"""virtring: a high-throughput virtqueue engine for Python."""
+"""virtring: a high-throughput virtqueue engine for Python.
+
+Driver and device sides of split and packed virtio rings, over memory that processes share.
+"""
 
 from virtring._version import __version__
+from virtring.errors import (
+    AddressError,
+    BadChain,
+    BadRing,
+    BadUsedRing,
+    InvalidArgument,
+    MemoryInUse,
+    NoSpace,
+    NotSupported,
+    OutOfMemory,
+    PeerDied,
+    QueueBroken,
+    QueueBusy,
+    QueueClosed,
+    VirtioError,
+    WaitTimeout,
+)
+from virtring.memory import Buffer, BufferPool, GuestMemory, IotlbMemory, MemoryRegion, Region
+from virtring.queue import (
+    Batch,
+    Chain,
+    Descriptor,
+    DeviceQueue,
+    QueueConfig,
+    RingDevice,
+    Virtqueue,
+    create_pair,
+    transport_features,
+    virtio_break_device,
+    virtio_unbreak_device,
+    virtqueue_resize,
+    vring_create_virtqueue,
+    vring_del_virtqueue,
+    vring_new_virtqueue,
+    vring_size,
+)
+from virtring.spec.features import Feature
 
-__all__ = ["__version__"]
+__all__ = [
+    "AddressError",
+    "BadChain",
+    "BadRing",
+    "BadUsedRing",
+    "Batch",
+    "Buffer",
+    "BufferPool",
+    "Chain",
+    "Descriptor",
+    "DeviceQueue",
+    "Feature",
+    "GuestMemory",
+    "InvalidArgument",
+    "IotlbMemory",
+    "MemoryInUse",
+    "MemoryRegion",
+    "NoSpace",
+    "NotSupported",
+    "OutOfMemory",
+    "PeerDied",
+    "QueueBroken",
+    "QueueBusy",
+    "QueueClosed",
+    "QueueConfig",
+    "Region",
+    "RingDevice",
+    "VirtioError",
+    "Virtqueue",
+    "WaitTimeout",
+    "__version__",
+    "create_pair",
+    "transport_features",
+    "virtio_break_device",
+    "virtio_unbreak_device",
+    "virtqueue_resize",
+    "vring_create_virtqueue",
+    "vring_del_virtqueue",
+    "vring_new_virtqueue",
+    "vring_size",
+]

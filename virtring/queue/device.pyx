@@ -7,7 +7,7 @@ from libc.string cimport memset
 from virtring.memory.barriers cimport load16, swap16
 from virtring.memory.table cimport PERM_WRITE
 from virtring.queue.chain cimport Chain, make_chain
-from virtring.ring.common cimport VR_BATCH_ROOM, VR_CHAIN_ADDRESS, VR_OK, held_chain
+from virtring.ring.common cimport VR_BATCH_ROOM, VR_CHAIN_ADDRESS, VR_OK
 from virtring.ring.device cimport device_pop, device_push
 from virtring.ring.packed_device cimport (
     packed_device_disable_notify, packed_device_enable_notify, packed_device_need_notify,
@@ -28,7 +28,7 @@ from virtring.spec.features import Feature
 
 cdef enum:
     # Below this many rows, giving the GIL away costs more than the rows take.
-    NOGIL_ROWS = 32
+    NOGIL_ROWS = 512
     PACKED_IDS = 65536
 
 
@@ -102,7 +102,7 @@ cdef class DeviceQueue(QueueSide):
         self.s.indirect = Feature.INDIRECT_DESC in config.features
         self.s.in_order = Feature.IN_ORDER in config.features
         self.s.swap = config.big_endian
-        self.s.held = <held_chain*>calloc(ids, sizeof(held_chain))
+        self.s.held = <uint64_t*>calloc(ids, sizeof(uint64_t))
         if self.s.in_order:
             self.s.order = <uint16_t*>calloc(num, sizeof(uint16_t))
             self.s.late = <uint32_t*>calloc(ids, sizeof(uint32_t))
@@ -119,7 +119,7 @@ cdef class DeviceQueue(QueueSide):
 
     cdef int clear_state(self) except -1:
         """Positions at the start, nothing held. The ring's memory is the driver's to initialise."""
-        memset(self.s.held, 0, (PACKED_IDS if self.packed else self.s.num) * sizeof(held_chain))
+        memset(self.s.held, 0, (PACKED_IDS if self.packed else self.s.num) * sizeof(uint64_t))
         self.s.in_flight = 0
         self.s.descs_held = 0
         self.s.num_added = 0
@@ -176,25 +176,11 @@ cdef class DeviceQueue(QueueSide):
         cdef bint again = False
         while True:
             if room < NOGIL_ROWS:
-                if self.packed:
-                    code = device_pop(
-                        &self.pack, &self.table.table, &batch.cols, room, &popped
-                    )
-                else:
-                    code = device_pop(
-                        &self.split, &self.table.table, &batch.cols, room, &popped
-                    )
+                code = self.pop_plain(batch, room, &popped)
             else:
                 self.busy = True
                 with nogil:
-                    if self.packed:
-                        code = device_pop(
-                            &self.pack, &self.table.table, &batch.cols, room, &popped
-                        )
-                    else:
-                        code = device_pop(
-                            &self.split, &self.table.table, &batch.cols, room, &popped
-                        )
+                    code = self.pop_plain(batch, room, &popped)
                 self.busy = False
             if code != VR_CHAIN_ADDRESS or popped:
                 break
@@ -215,6 +201,18 @@ cdef class DeviceQueue(QueueSide):
             self.raise_fault(code)
         self.break_now(code, popped != 0)
         return popped
+
+    cdef int pop_plain(self, Batch batch, size_t room, size_t* popped) noexcept nogil:
+        if self.packed:
+            return device_pop(&self.pack, &self.table.table, &batch.cols, room, popped)
+        return device_pop(&self.split, &self.table.table, &batch.cols, room, popped)
+
+    cdef int push_plain(
+        self, const uint32_t* id, const uint32_t* written, size_t n, size_t* published
+    ) noexcept nogil:
+        if self.packed:
+            return device_push(&self.pack, id, written, n, published)
+        return device_push(&self.split, id, written, n, published)
 
     def pop(self, Batch batch not None, room=None) -> int:
         """Pop up to ``room`` (by default ``batch.capacity``) available chains; how many there were.
@@ -240,17 +238,11 @@ cdef class DeviceQueue(QueueSide):
         cdef size_t published = 0
         cdef int code
         if n < NOGIL_ROWS:
-            if self.packed:
-                code = device_push(&self.pack, id, written, n, &published)
-            else:
-                code = device_push(&self.split, id, written, n, &published)
+            code = self.push_plain(id, written, n, &published)
         else:
             self.busy = True
             with nogil:
-                if self.packed:
-                    code = device_push(&self.pack, id, written, n, &published)
-                else:
-                    code = device_push(&self.split, id, written, n, &published)
+                code = self.push_plain(id, written, n, &published)
             self.busy = False
         if code != VR_OK:
             self.raise_fault(code)

@@ -18,5 +18,7 @@ cdef class Virtqueue(DriverRing):
     cdef int refuse_full(self, uint32_t need, bint out) except -1
     cdef int count_added(self) except -1
     cdef object add_rows(self, Batch batch, object start, object count, uint16_t flags)
+    cdef int add_checked(self, Batch batch, size_t first, size_t n, uint16_t flags) noexcept nogil
+    cdef int get_plain(self, Batch batch, size_t room, size_t* taken) noexcept nogil
     cdef bint wants_kick(self) noexcept
     cdef bint do_notify(self) except -1

@@ -6,7 +6,7 @@ from virtring.memory.pool cimport Buffer
 from virtring.memory.table cimport PERM_READ, PERM_WRITE
 from virtring.ring.common cimport VR_NEED_TABLE, VR_NO_SPACE, VR_OK, in_memory
 from virtring.ring.driver cimport (
-    check_chain, check_rows, driver_add_chains, driver_add_one, driver_add_rows, driver_get,
+    check_chain, driver_add_chains, driver_add_one, driver_add_rows, driver_check_rows, driver_get,
 )
 from virtring.ring.packed_driver cimport (
     packed_disable_cb, packed_enable_cb_delayed, packed_enable_cb_prepare, packed_kick_prepare,
@@ -22,7 +22,7 @@ from virtring.errors import AddressError, InvalidArgument, NoSpace, NotSupported
 
 cdef enum:
     # Below this many rows, giving the GIL away costs more than the rows take.
-    NOGIL_ROWS = 32
+    NOGIL_ROWS = 512
     # Where Linux makes a driver kick, before num_added could outgrow its 16 bits.
     KICK_AT = 0xFFFF
 
@@ -235,45 +235,39 @@ cdef class Virtqueue(DriverRing):
                 f"{self.config.label}: {n} rows from {first} on need as many descriptors; the batch"
                 f" has {batch.cols.max_desc}"
             )
-        code = check_rows(
-            self.s, &self.table.table, batch.cols.addr + first, batch.cols.len + first, n,
-            PERM_WRITE if flags else PERM_READ,
-        )
-        if code != VR_OK:
-            self.fault.pos += first
-            self.raise_fault(code)
         if n > self.s.num_free:
             n = self.s.num_free
-        if n == 0:
-            return 0
+            # Rows that have to wait are checked now too: a bad row adds nothing, wherever it is.
+            code = driver_check_rows(
+                self.s, &self.table.table, batch.cols.addr + first, batch.cols.len + first, n,
+                end - first, flags,
+            )
+            if code != VR_OK:
+                self.fault.pos += first
+                self.raise_fault(code)
         if self.s.num_added + n >= KICK_AT:
             self.kick()
         if n < NOGIL_ROWS:
-            if self.packed:
-                driver_add_rows(
-                    &self.pack, batch.cols.addr + first, batch.cols.len + first,
-                    batch.cols.token + first, n, flags,
-                )
-            else:
-                driver_add_rows(
-                    &self.split, batch.cols.addr + first, batch.cols.len + first,
-                    batch.cols.token + first, n, flags,
-                )
-            return n
-        self.busy = True
-        with nogil:
-            if self.packed:
-                driver_add_rows(
-                    &self.pack, batch.cols.addr + first, batch.cols.len + first,
-                    batch.cols.token + first, n, flags,
-                )
-            else:
-                driver_add_rows(
-                    &self.split, batch.cols.addr + first, batch.cols.len + first,
-                    batch.cols.token + first, n, flags,
-                )
-        self.busy = False
+            code = self.add_checked(batch, first, n, flags)
+        else:
+            self.busy = True
+            with nogil:
+                code = self.add_checked(batch, first, n, flags)
+            self.busy = False
+        if code != VR_OK:
+            self.fault.pos += first
+            self.raise_fault(code)
         return n
+
+    cdef int add_checked(self, Batch batch, size_t first, size_t n, uint16_t flags) noexcept nogil:
+        cdef const uint64_t* addr = batch.cols.addr + first
+        cdef const uint32_t* length = batch.cols.len + first
+        cdef const uint64_t* token = batch.cols.token + first
+        if self.packed:
+            return driver_add_rows(
+                &self.pack, &self.table.table, addr, length, token, n, flags
+            )
+        return driver_add_rows(&self.split, &self.table.table, addr, length, token, n, flags)
 
     def add_outbuf_batch(self, Batch batch not None, start=0, count=None) -> int:
         """Add rows of one device-readable descriptor each: ``addr``, ``len`` and ``token`` of row i.
@@ -456,26 +450,21 @@ cdef class Virtqueue(DriverRing):
             batch.rows = taken
             return taken
         if limit < NOGIL_ROWS:
-            if self.packed:
-                code = driver_get(&self.pack, batch.cols.token, batch.cols.written, limit, &taken)
-            else:
-                code = driver_get(&self.split, batch.cols.token, batch.cols.written, limit, &taken)
+            code = self.get_plain(batch, limit, &taken)
         else:
             self.busy = True
             with nogil:
-                if self.packed:
-                    code = driver_get(
-                        &self.pack, batch.cols.token, batch.cols.written, limit, &taken
-                    )
-                else:
-                    code = driver_get(
-                        &self.split, batch.cols.token, batch.cols.written, limit, &taken
-                    )
+                code = self.get_plain(batch, limit, &taken)
             self.busy = False
         batch.rows = taken
         if code != VR_OK:
             self.break_now(code, taken != 0)
         return taken
+
+    cdef int get_plain(self, Batch batch, size_t room, size_t* taken) noexcept nogil:
+        if self.packed:
+            return driver_get(&self.pack, batch.cols.token, batch.cols.written, room, taken)
+        return driver_get(&self.split, batch.cols.token, batch.cols.written, room, taken)
 
     # -- callbacks -----------------------------------------------------------------------------
 

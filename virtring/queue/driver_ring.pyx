@@ -14,7 +14,7 @@ from libc.string cimport memset
 from virtring.memory.barriers cimport store16, swap16
 from virtring.memory.pool cimport Block, Buffer
 from virtring.queue.tokens cimport token_add, token_remove
-from virtring.ring.common cimport VR_OK, buf_state, indirect_table
+from virtring.ring.common cimport VR_OK, buf_state, indirect_table, note_extra, note_ndesc
 from virtring.ring.driver cimport driver_get_one
 from virtring.ring.packed_driver cimport AVAIL_USED, packed_disable_cb
 from virtring.ring.split_driver cimport split_disable_cb
@@ -245,7 +245,7 @@ cdef class DriverRing(QueueSide):
 
     cdef object detach_one(self):
         """Token of a buffer the device will not use any more, or None; works on a broken queue."""
-        cdef uint32_t step, id
+        cdef uint32_t step, id, tail
         cdef uint32_t num = self.s.num
         cdef buf_state* st
         cdef object data
@@ -256,7 +256,7 @@ cdef class DriverRing(QueueSide):
             if id >= num:
                 id -= num
             st = self.s.state + id
-            if st.ndesc:
+            if st.note:
                 break
         else:
             return None
@@ -264,11 +264,12 @@ cdef class DriverRing(QueueSide):
         data = self.recall(id)
         if data is None:
             data = st.token
-        self.s.num_free += st.ndesc
+        self.s.num_free += note_ndesc(st.note)
         self.s.in_flight -= 1
-        st.ndesc = 0
+        tail = note_extra(st.note)
+        st.note = 0
         if not self.s.in_order:
-            self.s.next[st.tail] = self.s.free_head
+            self.s.next[tail] = self.s.free_head
             self.s.free_head = <uint16_t>id
         elif self.s.in_flight == 0:
             # The circle has no gaps any more: start it where the next buffer will be added.

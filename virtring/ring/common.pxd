@@ -48,12 +48,11 @@ ctypedef struct ring_fault:
     int64_t aux
     uint32_t perm           # with VR_CHAIN_ADDRESS: the rights that were missing
 
-# One buffer that the driver has made available, by its id (split: the head descriptor).
+# One buffer that the driver has made available, by its id (split: the head descriptor). The second
+# word is written and read whole, which the store buffer likes: see note_word().
 ctypedef struct buf_state:
     uint64_t token
-    uint32_t in_len         # bytes the device may write
-    uint16_t ndesc          # ring descriptors in use; 0: the id is not outstanding
-    uint16_t tail           # last id of the chain, where the free list is joined again
+    uint64_t note           # 0: the id is not outstanding
 
 # An indirect table that belongs to one id for good, so that the steady state never allocates.
 ctypedef struct indirect_table:
@@ -86,15 +85,16 @@ ctypedef struct driver_side:
     guest_range hot         # the range that served the last address
     ring_fault fault
 
-# One chain that the device holds, by id; 8 bytes, written whole when it is popped.
-ctypedef struct held_chain:
-    uint32_t in_len         # bytes the device may write
-    uint16_t ndesc          # ring descriptors
-    uint16_t held           # 1 while the device holds it
+# What the device remembers of a chain, by id, is one note_word() too; its third part says where the
+# chain is.
+cdef enum:
+    FREE = 0
+    HELD = 1                # popped, the device works on it
+    DONE = 2                # IN_ORDER: completed, waits for its turn
 
 # What the device sides of both layouts have in common.
 ctypedef struct device_side:
-    held_chain* held        # [num] split, [65536] packed (an id is any 16-bit number there)
+    uint64_t* held          # [num] split, [65536] packed (an id is any 16-bit number there)
     uint16_t* order         # [num] IN_ORDER: ids in the order they were popped, a ring
     uint32_t* late          # IN_ORDER, by id: length of a completion that waits for its turn
     uint32_t num
@@ -163,6 +163,26 @@ cdef inline bint in_memory(
 cdef inline char* host_of_hot(const guest_range* hot, uint64_t addr) noexcept nogil:
     """The mapping of an address that in_memory() has just accepted."""
     return hot.host + (addr - hot.base)
+
+
+cdef inline uint64_t note_word(uint32_t in_len, uint32_t ndesc, uint32_t extra) noexcept nogil:
+    """in_len: bytes the device may write. ndesc: ring descriptors, never 0 while outstanding.
+
+    extra: the driver keeps the last id of the chain there, where the free list is joined again.
+    """
+    return <uint64_t>in_len | (<uint64_t>ndesc << 32) | (<uint64_t>extra << 48)
+
+
+cdef inline uint32_t note_in_len(uint64_t note) noexcept nogil:
+    return <uint32_t>note
+
+
+cdef inline uint32_t note_ndesc(uint64_t note) noexcept nogil:
+    return <uint32_t>(note >> 32) & 0xFFFF
+
+
+cdef inline uint32_t note_extra(uint64_t note) noexcept nogil:
+    return <uint32_t>(note >> 48)
 
 
 cdef inline uint32_t clamp32(uint64_t n) noexcept nogil:

@@ -1,142 +1,207 @@
 """The device side's batch loops, written once; split and packed are chosen at compile time.
 
-As in driver.pyx each loop works on a local copy of the side's structure. Chains of more than one
-descriptor take the long way round through _pop_chain, so that the common case stays in registers.
+Chains of one descriptor, the common case, are popped by a loop of their own that fits into the
+registers; everything else, and everything that is wrong, goes through _pop_chain one at a time.
+``swap`` is a constant in each of the variants that the compiler makes.
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
-from virtring.memory.barriers cimport load64, store16, swap16, swap32, swap64
-from virtring.memory.table cimport PERM_READ, PERM_WRITE, guest_table
+from virtring.memory.barriers cimport load16, load64, store16, store64, store64_any, swap16, swap32, swap64
+from virtring.memory.table cimport PERM_RW, guest_table
 from virtring.ring.chain cimport chain_walk
 from virtring.ring.common cimport (
-    VR_HEAD_BUSY, VR_HEAD_RANGE, VR_NOT_HELD, VR_OK, VR_ROW_WRITTEN, batch_cols, fail, held_chain,
+    DONE, FREE, HELD, VR_HEAD_BUSY, VR_HEAD_RANGE, VR_NOT_HELD, VR_OK, VR_ROW_WRITTEN, batch_cols,
+    fail, note_extra, note_in_len, note_ndesc, note_word,
 )
 from virtring.ring.packed_device cimport (
-    packed_device, packed_device_publish, packed_hold, packed_look, packed_pop_chain,
-    packed_put_used, packed_put_used_group, packed_skip_used, packed_word_available,
+    packed_device, packed_device_publish, packed_device_rearm, packed_look, packed_look_at,
+    packed_pop_chain, packed_put_used, packed_put_used_group, packed_skip_used,
+    packed_word_available,
 )
+from virtring.ring.packed_driver cimport AVAIL_USED, packed_word
 from virtring.ring.split_device cimport (
-    split_device, split_device_publish, split_device_ready, split_hold, split_look,
-    split_next_head, split_pop_chain, split_put_used, split_put_used_group, split_skip_used,
+    split_device, split_device_publish, split_device_ready, split_device_rearm, split_look,
+    split_next_head, split_pop_chain, split_put_used, split_put_used_group,
+    split_skip_used,
 )
 from virtring.spec.ring cimport (
     VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_USED,
 )
 
-# What a held_chain says of itself.
-cdef enum:
-    FREE = 0
-    HELD = 1
-    DONE = 2                # IN_ORDER: completed, waits for its turn
-
 cdef enum:
     PACKED_IDS = 65536
+    NOTHING = -1            # _pop_chain: no chain is available
 
 
 cdef int _pop_chain(
     device_ring* ring, const guest_table* table, batch_cols* cols, chain_walk* w, uint32_t* id,
-    uint64_t addr, uint64_t word, bint swap
+    bint swap
 ) noexcept nogil:
+    """Pop the next chain, whatever it is, into the columns from row w.first on."""
+    cdef uint64_t addr, word
     w.n = 0
     w.in_len = 0
     w.pos = ring.last_avail_idx
     if device_ring is split_device:
+        if split_device_ready(ring) == 0:
+            return NOTHING
+        id[0] = split_next_head(ring, swap)
+        if id[0] >= ring.s.num:
+            return fail(&ring.s.fault, VR_HEAD_RANGE, w.pos, id[0], ring.s.num)
+        if note_extra(ring.s.held[id[0]]) != FREE:
+            return fail(&ring.s.fault, VR_HEAD_BUSY, w.pos, id[0], ring.s.num)
+        addr = load64(ring.desc + 16 * <size_t>id[0])
+        word = load64(ring.desc + 16 * <size_t>id[0] + 8)
         return split_pop_chain(ring, table, cols, w, id[0], addr, word, swap)
     else:
+        word = packed_look(ring)
+        if not packed_word_available(ring, word):
+            return NOTHING
+        addr = load64(ring.desc + 16 * <size_t>ring.last_avail_idx)
         return packed_pop_chain(ring, table, cols, w, id, addr, word)
+
+
+cdef inline bint _simple(
+    uint64_t addr, uint32_t length, uint16_t flags, uint64_t base, uint64_t size
+) noexcept nogil:
+    """Whether a descriptor is a whole chain, direct, inside the range; length - 1 wraps for 0."""
+    return (
+        not flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)
+        and addr - base < size and <uint64_t>length - 1 < size - (addr - base)
+    )
+
+
+cdef size_t _pop_singles(
+    device_ring* ring, batch_cols* cols, size_t row, size_t first, size_t room, bint swap
+) noexcept nogil:
+    """Pop chains of one descriptor until something else comes; rows from ``row``, descriptors from
+    ``first``. How many there were."""
+    cdef char* desc = ring.desc
+    cdef uint64_t* held = ring.s.held
+    cdef uint64_t base = ring.s.hot.base
+    cdef uint64_t size = ring.s.hot.size
+    cdef uint64_t* out_addr = cols.addr + first
+    cdef uint32_t* out_len = cols.len + first
+    cdef uint16_t* out_flags = cols.flags + first
+    cdef uint32_t* out_id = cols.id + row
+    cdef uint32_t* out_offset = cols.offsets + row + 1
+    cdef uint32_t pos = ring.last_avail_idx
+    cdef uint64_t addr, word
+    cdef uint32_t id, length
+    cdef uint16_t flags
+    cdef size_t k = 0
+    cdef size_t j
+    cdef uint32_t mask = ring.s.num - 1
+    cdef bint weak = ring.s.weak_barriers
+    cdef uint16_t avail_flags
+    if ring.s.hot.perm != PERM_RW:
+        return 0
+    room = min(room, cols.max_desc - first)
+    if device_ring is split_device:
+        room = min(room, split_device_ready(ring))
+    else:
+        # Up to the end of the ring, and no more than can be in flight.
+        room = min(room, ring.s.num - pos, ring.s.num - ring.s.descs_held)
+        desc += 16 * <size_t>pos
+        avail_flags = ring.avail_flags
+    while k < room:
+        if device_ring is split_device:
+            id = load16(ring.avail_ring + 2 * <size_t>((pos + <uint32_t>k) & mask))
+            if swap:
+                id = swap16(<uint16_t>id)
+            if id > mask:
+                break
+            addr = load64(desc + 16 * <size_t>id)
+            word = load64(desc + 16 * <size_t>id + 8)
+            flags = <uint16_t>(word >> 32)
+            length = <uint32_t>word
+            if swap:
+                addr = swap64(addr)
+                flags = swap16(flags)
+                length = swap32(length)
+        else:
+            word = packed_look_at(desc + 16 * k, weak)
+            flags = <uint16_t>(word >> 48)
+            if (flags & AVAIL_USED) != avail_flags:
+                break
+            addr = load64(desc + 16 * k)
+            id = <uint16_t>(word >> 32)
+            length = <uint32_t>word
+        if note_extra(held[id]) != FREE or not _simple(addr, length, flags, base, size):
+            break
+        flags &= VRING_DESC_F_WRITE
+        held[id] = note_word(length if flags else 0, 1, HELD)
+        out_addr[k] = addr
+        out_len[k] = length
+        out_flags[k] = flags
+        out_id[k] = id
+        k += 1
+    for j in range(k):
+        out_offset[j] = <uint32_t>(first + j + 1)
+    if device_ring is split_device:
+        ring.last_avail_idx += <uint16_t>k
+    else:
+        ring.s.descs_held += <uint32_t>k
+        if pos + k == ring.s.num:
+            ring.last_avail_idx = 0
+            ring.avail_flags ^= AVAIL_USED
+        else:
+            ring.last_avail_idx = <uint16_t>(pos + k)
+    return k
 
 
 cdef inline int _pop(
     device_ring* ring, const guest_table* table, batch_cols* cols, size_t room, size_t* popped,
     bint swap
 ) noexcept nogil:
-    cdef device_ring v = ring[0]
-    cdef batch_cols c = cols[0]
     cdef chain_walk w
     cdef size_t i = 0
     cdef size_t k
     cdef size_t d = 0
     cdef uint32_t id = 0
-    cdef uint64_t raw_addr, word, addr, off
-    cdef uint32_t length, ready, perm
-    cdef uint16_t flags
+    cdef uint32_t put
+    cdef bint single = True
     cdef int code = VR_OK
+    popped[0] = 0
     if device_ring is split_device:
-        ready = split_device_ready(&v)
-        if ready < room:
-            code = split_look(&v, swap)
-            ready = split_device_ready(&v)
-            if room > ready:
-                room = ready
-        if code != VR_OK:
-            room = 0
-    c.offsets[0] = 0
-    while i < room:
-        if device_ring is split_device:
-            id = split_next_head(&v, swap)
-            if id >= v.s.num:
-                code = fail(&v.s.fault, VR_HEAD_RANGE, v.last_avail_idx, id, v.s.num)
-                break
-            if v.s.held[id].held != FREE:
-                code = fail(&v.s.fault, VR_HEAD_BUSY, v.last_avail_idx, id, v.s.num)
-                break
-            raw_addr = load64(v.desc + 16 * <size_t>id)
-            word = load64(v.desc + 16 * <size_t>id + 8)
-            flags = <uint16_t>(word >> 32)
-            if swap:
-                flags = swap16(flags)
-        else:
-            word = packed_look(&v)
-            if not packed_word_available(&v, word):
-                break
-            raw_addr = load64(v.desc + 16 * <size_t>v.last_avail_idx)
-            flags = <uint16_t>(word >> 48)
-        addr = raw_addr
-        length = <uint32_t>word
-        if swap:
-            addr = swap64(addr)
-            length = swap32(length)
-        perm = PERM_WRITE if flags & VRING_DESC_F_WRITE else PERM_READ
-        off = addr - v.s.hot.base
-        # length - 1 wraps for 0 and so never passes.
-        if (
-            not flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)
-            and off < v.s.hot.size and <uint64_t>length - 1 < v.s.hot.size - off
-            and v.s.hot.perm & perm and d < c.max_desc
-        ):
-            if device_ring is split_device:
-                split_hold(&v, id, 1, length if flags & VRING_DESC_F_WRITE else 0)
-            else:
-                id = <uint16_t>(word >> 32)
-                code = packed_hold(
-                    &v, v.last_avail_idx, id, 1, length if flags & VRING_DESC_F_WRITE else 0
-                )
-                if code != VR_OK:
-                    break
-            c.addr[d] = addr
-            c.len[d] = length
-            c.flags[d] = flags & VRING_DESC_F_WRITE
-            d += 1
-        else:
-            w.first = d
-            ring[0] = v
-            code = _pop_chain(ring, table, cols, &w, &id, raw_addr, word, swap)
-            v = ring[0]
+        if split_device_ready(ring) < room:
+            code = split_look(ring, swap)
             if code != VR_OK:
+                return code
+    cols.offsets[0] = 0
+    while i < room:
+        if single:
+            k = _pop_singles(ring, cols, i, d, room - i, swap)
+            i += k
+            d += k
+            if i == room:
                 break
-            d += w.n
-        c.id[i] = id
+        w.first = d
+        code = _pop_chain(ring, table, cols, &w, &id, swap)
+        if code != VR_OK:
+            break
+        single = w.n == 1
+        d += w.n
+        cols.id[i] = id
         i += 1
-        c.offsets[i] = <uint32_t>d
-    v.s.in_flight += <uint32_t>i
-    if v.s.in_order:
+        cols.offsets[i] = <uint32_t>d
+    ring.s.in_flight += <uint32_t>i
+    if ring.s.in_order:
+        put = ring.s.order_get + ring.s.order_len
         for k in range(i):
-            v.s.order[(v.s.order_get + v.s.order_len) % v.s.num] = <uint16_t>c.id[k]
-            v.s.order_len += 1
-    ring[0] = v
+            if put >= ring.s.num:
+                put -= ring.s.num
+            ring.s.order[put] = <uint16_t>cols.id[k]
+            put += 1
+        ring.s.order_len += <uint32_t>i
+    if i:
+        if device_ring is split_device:
+            split_device_rearm(ring)
+        else:
+            packed_device_rearm(ring)
     popped[0] = i
-    return code
+    return VR_OK if code == NOTHING else code
 
 
 cdef int device_pop(
@@ -151,6 +216,10 @@ cdef int device_pop(
     return _pop(ring, table, cols, room, popped, False)
 
 
+cdef inline void _mark(uint64_t* note, uint32_t where) noexcept nogil:
+    note[0] = note_word(note_in_len(note[0]), note_ndesc(note[0]), where)
+
+
 cdef inline int _check_row(
     device_ring* ring, const uint32_t* id, const uint32_t* written, size_t row
 ) noexcept nogil:
@@ -158,9 +227,9 @@ cdef inline int _check_row(
     cdef uint32_t ids = ring.s.num
     if device_ring is packed_device:
         ids = PACKED_IDS
-    if id[row] >= ids or ring.s.held[id[row]].held != HELD:
+    if id[row] >= ids or note_extra(ring.s.held[id[row]]) != HELD:
         return fail(&ring.s.fault, VR_NOT_HELD, row, id[row], ids)
-    return fail(&ring.s.fault, VR_ROW_WRITTEN, row, written[row], ring.s.held[id[row]].in_len)
+    return fail(&ring.s.fault, VR_ROW_WRITTEN, row, written[row], note_in_len(ring.s.held[id[row]]))
 
 
 cdef void _undo_push(device_ring* ring, const uint32_t* id, size_t n) noexcept nogil:
@@ -168,7 +237,7 @@ cdef void _undo_push(device_ring* ring, const uint32_t* id, size_t n) noexcept n
     cdef size_t k
     cdef uint32_t idx, used_flags
     for k in range(n):
-        ring.s.held[id[k]].held = HELD
+        _mark(&ring.s.held[id[k]], HELD)
     if device_ring is packed_device:
         # Used flags behind the unpublished first descriptor would come to light with the next
         # push: make them "not used yet" again. The slots are ours until we use them.
@@ -178,48 +247,108 @@ cdef void _undo_push(device_ring* ring, const uint32_t* id, size_t n) noexcept n
             store16(
                 ring.desc + 16 * <size_t>idx + 14, <uint16_t>(used_flags ^ VRING_PACKED_DESC_F_USED)
             )
-            idx += ring.s.held[id[k]].ndesc
+            idx += note_ndesc(ring.s.held[id[k]])
             if idx >= ring.s.num:
                 idx -= ring.s.num
                 used_flags ^= 0x8080
 
 
+cdef size_t _push_singles(
+    device_ring* ring, const uint32_t* id, const uint32_t* written, size_t n, bint swap
+) noexcept nogil:
+    """Write used entries for chains of one ring descriptor until something else comes.
+
+    A loop of its own: positions run on by themselves, so no step waits for the one before.
+    """
+    cdef uint64_t* held = ring.s.held
+    cdef uint32_t num = ring.s.num
+    cdef uint32_t ids = num
+    cdef uint32_t pos = ring.used_idx
+    cdef uint64_t note
+    cdef uint32_t length
+    cdef char* entry = NULL
+    cdef uint16_t used_flags = 0
+    cdef size_t k = 0
+    if device_ring is packed_device:
+        ids = PACKED_IDS
+        n = min(n, num - pos)
+        entry = ring.desc + 16 * <size_t>pos + 8
+        used_flags = ring.used_flags
+        if ring.first == NULL:
+            # The batch's first one is left to packed_put_used, which holds it back.
+            return 0
+    while k < n:
+        if id[k] >= ids:
+            break
+        note = held[id[k]]
+        length = written[k]
+        if note_extra(note) != HELD or note_ndesc(note) != 1 or length > note_in_len(note):
+            break
+        if device_ring is split_device:
+            store64_any(
+                ring.used_ring + 8 * <size_t>((pos + <uint32_t>k) & (num - 1)),
+                <uint64_t>(swap32(id[k]) if swap else id[k])
+                | (<uint64_t>(swap32(length) if swap else length) << 32),
+            )
+        else:
+            store64(
+                entry + 16 * k,
+                packed_word(
+                    length, <uint16_t>id[k], used_flags | (VRING_DESC_F_WRITE if length else 0)
+                ),
+            )
+        held[id[k]] = note_word(note_in_len(note), 1, FREE)
+        k += 1
+    if device_ring is split_device:
+        ring.used_idx += <uint16_t>k
+    elif pos + k == num:
+        ring.used_idx = 0
+        ring.used_flags ^= AVAIL_USED
+    else:
+        ring.used_idx = <uint16_t>(pos + k)
+    return k
+
+
 cdef inline int _push(
     device_ring* ring, const uint32_t* id, const uint32_t* written, size_t n, bint swap
 ) noexcept nogil:
-    cdef device_ring v = ring[0]
-    cdef size_t i
-    cdef uint32_t ids = v.s.num
+    cdef device_ring old = ring[0]
+    cdef size_t i = 0
+    cdef uint32_t ids = ring.s.num
     cdef uint32_t descs = 0
-    cdef held_chain h
+    cdef uint64_t note
+    cdef size_t run
     if device_ring is packed_device:
         ids = PACKED_IDS
-    for i in range(n):
+    while i < n:
         if id[i] >= ids:
             break
-        h = v.s.held[id[i]]
-        if h.held != HELD or written[i] > h.in_len:
+        note = ring.s.held[id[i]]
+        if note_extra(note) != HELD or written[i] > note_in_len(note):
             break
         if device_ring is split_device:
-            split_put_used(&v, id[i], written[i], h.ndesc, swap)
+            split_put_used(ring, id[i], written[i], note_ndesc(note), swap)
         else:
-            packed_put_used(&v, id[i], written[i], h.ndesc, swap)
-            descs += h.ndesc
-        v.s.held[id[i]].held = FREE
-    else:
-        i = n
+            packed_put_used(ring, id[i], written[i], note_ndesc(note), swap)
+        descs += note_ndesc(note)
+        _mark(&ring.s.held[id[i]], FREE)
+        i += 1
+        if note_ndesc(note) == 1 and i < n:
+            run = _push_singles(ring, id + i, written + i, n - i, swap)
+            i += run
+            descs += <uint32_t>run
     if i != n:
+        ring[0] = old
         _undo_push(ring, id, i)
         return _check_row(ring, id, written, i)
-    v.s.in_flight -= <uint32_t>n
+    ring.s.in_flight -= <uint32_t>n
     if device_ring is split_device:
-        v.s.num_added += <uint32_t>n
-        split_device_publish(&v, swap)
+        ring.s.num_added += <uint32_t>n
+        split_device_publish(ring, swap)
     else:
-        v.s.num_added += descs
-        v.s.descs_held -= descs
-        packed_device_publish(&v, swap)
-    ring[0] = v
+        ring.s.num_added += descs
+        ring.s.descs_held -= descs
+        packed_device_publish(ring, swap)
     return VR_OK
 
 
@@ -237,48 +366,48 @@ cdef inline int _push_in_order(
     cdef uint32_t ids = ring.s.num
     cdef uint32_t head, length
     cdef uint32_t descs = 0
-    cdef held_chain h
+    cdef uint64_t h
     if device_ring is packed_device:
         ids = PACKED_IDS
     for i in range(n):
         if id[i] >= ids:
             break
         h = ring.s.held[id[i]]
-        if h.held != HELD or written[i] > h.in_len:
+        if note_extra(h) != HELD or written[i] > note_in_len(h):
             break
-        ring.s.held[id[i]].held = DONE
+        _mark(&ring.s.held[id[i]], DONE)
         ring.s.late[id[i]] = written[i]
     else:
         i = n
     if i != n:
         for k in range(i):
-            ring.s.held[id[k]].held = HELD
+            _mark(&ring.s.held[id[k]], HELD)
         return _check_row(ring, id, written, i)
     v = ring[0]
     k = 0
     while v.s.order_len:
         head = v.s.order[v.s.order_get]
         h = v.s.held[head]
-        if h.held != DONE:
+        if note_extra(h) != DONE:
             break
         length = v.s.late[head]
-        v.s.held[head].held = FREE
+        _mark(&v.s.held[head], FREE)
         v.s.order_get = v.s.order_get + 1 if v.s.order_get + 1 < v.s.num else 0
         v.s.order_len -= 1
         k += 1
-        descs += h.ndesc
+        descs += note_ndesc(h)
         if (
-            length == h.in_len and v.s.order_len
-            and v.s.held[v.s.order[v.s.order_get]].held == DONE
+            length == note_in_len(h) and v.s.order_len
+            and note_extra(v.s.held[v.s.order[v.s.order_get]]) == DONE
         ):
             if device_ring is split_device:
-                split_skip_used(&v, h.ndesc)
+                split_skip_used(&v, note_ndesc(h))
             else:
-                packed_skip_used(&v, h.ndesc)
+                packed_skip_used(&v, note_ndesc(h))
         elif device_ring is split_device:
-            split_put_used_group(&v, head, length, h.ndesc, swap)
+            split_put_used_group(&v, head, length, note_ndesc(h), swap)
         else:
-            packed_put_used_group(&v, head, length, h.ndesc, swap)
+            packed_put_used_group(&v, head, length, note_ndesc(h), swap)
     v.s.in_flight -= <uint32_t>k
     if device_ring is split_device:
         v.s.num_added += <uint32_t>k

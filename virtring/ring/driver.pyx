@@ -1,49 +1,29 @@
 """The driver side's batch loops, written once; split and packed are chosen at compile time.
 
-Each loop works on a local copy of the side's structure, which lets the compiler keep it in
-registers across the stores to the ring, and writes the copy back once. ``swap`` and ``in_order``
-are constants in each of the variants that the compiler makes.
+Buffers of one descriptor, the common case, go through loops of their own (_put_rows, _get_singles)
+that fit into the registers; everything else takes the one-step primitives. ``swap`` and
+``in_order`` are constants in each of the variants that the compiler makes.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from virtring.memory.barriers cimport load64_any, store16, store64, swap16, swap32
 from virtring.memory.table cimport PERM_READ, PERM_WRITE, guest_table
 from virtring.ring.common cimport (
     VR_NO_SPACE, VR_OK, VR_ROW_ADDRESS, VR_ROW_ORDER, VR_ROW_SIZE, VR_ROW_ZERO_LENGTH, batch_cols,
-    driver_side, fail, in_memory,
+    buf_state, driver_side, fail, in_memory, note_in_len, note_ndesc,
+    note_word,
 )
 from virtring.ring.packed_driver cimport (
-    packed_driver, packed_get_word, packed_get_word_in_order, packed_publish, packed_put_chain,
-    packed_put_one, packed_rearm, packed_used_word, packed_word_used,
+    AVAIL_USED, packed_driver, packed_get_word, packed_get_word_in_order, packed_publish,
+    packed_put_chain, packed_put_one, packed_rearm, packed_used_word, packed_used_word_at,
+    packed_word, packed_word_used,
 )
 from virtring.ring.split_driver cimport (
     split_driver, split_driver_look, split_driver_ready, split_get_one, split_get_one_in_order,
-    split_publish, split_put_chain, split_put_one, split_rearm,
+    split_publish, split_put_chain, split_put_desc, split_put_one, split_rearm,
 )
-from virtring.spec.ring cimport VRING_DESC_F_WRITE
-
-
-cdef int check_rows(
-    driver_side* s, const guest_table* table, const uint64_t* addr, const uint32_t* length,
-    size_t n, uint32_t perm
-) noexcept nogil:
-    """Check n buffers of one descriptor each before anything is changed."""
-    cdef size_t i
-    cdef uint64_t base = s.hot.base
-    cdef uint64_t size = s.hot.size if (s.hot.perm & perm) == perm else 0
-    cdef uint64_t off
-    for i in range(n):
-        off = addr[i] - base
-        # length - 1 wraps for 0, which sends an empty buffer to the exact checks too.
-        if off < size and <uint64_t>length[i] - 1 < size - off:
-            continue
-        if length[i] == 0:
-            return fail(&s.fault, VR_ROW_ZERO_LENGTH, i, addr[i], 0)
-        if not in_memory(&s.hot, table, addr[i], length[i], perm):
-            return fail(&s.fault, VR_ROW_ADDRESS, i, addr[i], length[i])
-        base = s.hot.base
-        size = s.hot.size
-    return VR_OK
+from virtring.spec.ring cimport VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_AVAIL
 
 
 cdef int check_chain(
@@ -68,39 +48,162 @@ cdef int check_chain(
     return VR_OK
 
 
-cdef inline void _add_rows(
+cdef int _check_row(
+    driver_side* s, const guest_table* table, uint64_t addr, uint32_t length, size_t row,
+    uint32_t perm
+) noexcept nogil:
+    """The exact check of one buffer, when it is not inside the range that served the last one."""
+    if length == 0:
+        return fail(&s.fault, VR_ROW_ZERO_LENGTH, row, addr, 0)
+    if not in_memory(&s.hot, table, addr, length, perm):
+        return fail(&s.fault, VR_ROW_ADDRESS, row, addr, length)
+    return VR_OK
+
+
+cdef void _undo_rows(driver_ring* ring, size_t n) noexcept nogil:
+    """Forget n buffers of one descriptor that were put but not published; ring is as before."""
+    cdef size_t k
+    cdef uint32_t idx
+    cdef uint16_t flags
+    cdef uint16_t id = ring.s.free_head
+    for k in range(n):
+        ring.s.state[id].note = 0
+        id = ring.s.next[id]
+    if driver_ring is packed_driver:
+        # Behind the first descriptor they look available, and would come to light with the next
+        # publish: make them look used in the previous lap again. The slots are ours.
+        idx = ring.next_avail_idx
+        flags = ring.avail_used_flags
+        for k in range(n):
+            store16(
+                ring.desc + 16 * <size_t>idx + 14, 0 if flags & VRING_PACKED_DESC_F_AVAIL
+                else AVAIL_USED
+            )
+            idx += 1
+            if idx == ring.s.num:
+                idx = 0
+                flags ^= AVAIL_USED
+
+
+cdef size_t _put_rows(
     driver_ring* ring, const uint64_t* addr, const uint32_t* length, const uint64_t* token,
     size_t n, uint16_t flags, bint swap
 ) noexcept nogil:
-    cdef driver_ring v = ring[0]
-    cdef size_t i
-    for i in range(n):
-        if driver_ring is split_driver:
-            split_put_one(&v, addr[i], length[i], flags, token[i], swap)
-        else:
-            packed_put_one(&v, addr[i], length[i], flags, token[i], swap)
-    v.s.num_free -= <uint32_t>n
-    v.s.in_flight += <uint32_t>n
-    v.s.num_added += <uint32_t>n
-    if driver_ring is split_driver:
-        split_publish(&v, swap)
-    else:
-        packed_publish(&v, swap)
-    ring[0] = v
+    """Put buffers of one descriptor until one is not inside the hot range, or a packed ring ends.
 
-
-cdef void driver_add_rows(
-    driver_ring* ring, const uint64_t* addr, const uint32_t* length, const uint64_t* token,
-    size_t n, uint16_t flags
-) noexcept nogil:
-    """Add n checked buffers of one descriptor each (flags: WRITE or 0) and publish them at once.
-
-    n is not 0 and at most num_free.
+    A loop of its own that fits into the registers. Nothing is published; num_free and the other
+    counts are the caller's.
     """
-    if ring.s.swap:
-        _add_rows(ring, addr, length, token, n, flags, True)
+    cdef uint32_t perm = PERM_WRITE if flags & VRING_DESC_F_WRITE else PERM_READ
+    cdef uint64_t base = ring.s.hot.base
+    cdef uint64_t size = ring.s.hot.size if ring.s.hot.perm & perm else 0
+    cdef buf_state* state = ring.s.state
+    cdef const uint16_t* link = ring.s.next
+    cdef char* desc = ring.desc
+    cdef uint32_t id = ring.s.free_head
+    cdef uint32_t writable = 0xFFFFFFFF if flags & VRING_DESC_F_WRITE else 0
+    cdef uint32_t pos
+    cdef uint64_t off
+    cdef size_t k = 0
+    if driver_ring is split_driver:
+        pos = ring.avail_idx
     else:
-        _add_rows(ring, addr, length, token, n, flags, False)
+        pos = ring.next_avail_idx
+        n = min(n, ring.s.num - pos)
+        desc += 16 * <size_t>pos
+        flags |= ring.avail_used_flags
+    while k < n:
+        off = addr[k] - base
+        # length - 1 wraps for 0, which sends an empty buffer to the exact check too.
+        if off >= size or <uint64_t>length[k] - 1 >= size - off:
+            break
+        if driver_ring is split_driver:
+            split_put_desc(desc + 16 * <size_t>id, addr[k], length[k], flags, 0, swap)
+            store16(
+                ring.avail_ring + 2 * <size_t>((pos + <uint32_t>k) & (ring.s.num - 1)),
+                swap16(<uint16_t>id) if swap else <uint16_t>id,
+            )
+        else:
+            store64(desc + 16 * k, addr[k])
+            store64(desc + 16 * k + 8, packed_word(length[k], <uint16_t>id, flags))
+        state[id].token = token[k]
+        state[id].note = note_word(length[k] & writable, 1, id)
+        id = link[id]
+        k += 1
+    ring.s.free_head = <uint16_t>id
+    if driver_ring is split_driver:
+        ring.avail_idx += <uint16_t>k
+    elif pos + k == ring.s.num:
+        ring.next_avail_idx = 0
+        ring.avail_used_flags ^= AVAIL_USED
+    else:
+        ring.next_avail_idx = <uint16_t>(pos + k)
+    return k
+
+
+cdef inline int _add_rows(
+    driver_ring* ring, const guest_table* table, const uint64_t* addr, const uint32_t* length,
+    const uint64_t* token, size_t n, uint16_t flags, bint swap
+) noexcept nogil:
+    cdef driver_ring old = ring[0]
+    cdef uint32_t perm = PERM_WRITE if flags & VRING_DESC_F_WRITE else PERM_READ
+    cdef size_t i = 0
+    cdef int code
+    while i < n:
+        # In a packed ring the batch's first descriptor takes this way: it has to stay unseen.
+        code = _check_row(&ring.s, table, addr[i], length[i], i, perm)
+        if code != VR_OK:
+            old.s.fault = ring.s.fault
+            ring[0] = old
+            _undo_rows(ring, i)
+            return code
+        if driver_ring is split_driver:
+            split_put_one(ring, addr[i], length[i], flags, token[i], swap)
+        else:
+            packed_put_one(ring, addr[i], length[i], flags, token[i], swap)
+        i += 1
+        i += _put_rows(ring, addr + i, length + i, token + i, n - i, flags, swap)
+    ring.s.num_free -= <uint32_t>n
+    ring.s.in_flight += <uint32_t>n
+    ring.s.num_added += <uint32_t>n
+    if driver_ring is split_driver:
+        split_publish(ring, swap)
+    else:
+        packed_publish(ring, swap)
+    return VR_OK
+
+
+cdef int driver_add_rows(
+    driver_ring* ring, const guest_table* table, const uint64_t* addr, const uint32_t* length,
+    const uint64_t* token, size_t n, uint16_t flags
+) noexcept nogil:
+    """Add n buffers of one descriptor each (flags: WRITE or 0) and publish them at once.
+
+    n is at most num_free. A buffer that is empty or outside the memory is told by its row, and
+    nothing was added then.
+    """
+    if n == 0:
+        return VR_OK
+    if ring.s.swap:
+        return _add_rows(ring, table, addr, length, token, n, flags, True)
+    return _add_rows(ring, table, addr, length, token, n, flags, False)
+
+
+cdef int driver_check_rows(
+    driver_side* s, const guest_table* table, const uint64_t* addr, const uint32_t* length,
+    size_t first, size_t n, uint16_t flags
+) noexcept nogil:
+    """Only the checks of driver_add_rows, for rows from ``first`` on."""
+    cdef size_t i
+    cdef int code
+    for i in range(first, n):
+        code = _check_row(
+            s, table, addr[i], length[i], i,
+            PERM_WRITE if flags & VRING_DESC_F_WRITE else PERM_READ,
+        )
+        if code != VR_OK:
+            return code
+    return VR_OK
 
 
 cdef inline int _add_chains(
@@ -167,48 +270,138 @@ cdef int driver_add_chains(
     return _add_chains(ring, cols, start, end, direct, added, False)
 
 
+cdef size_t _get_singles(
+    driver_ring* ring, uint64_t* token, uint32_t* written, size_t room, bint in_order, bint swap
+) noexcept nogil:
+    """Take used buffers of one descriptor until something else comes, or something wrong.
+
+    A loop of its own: positions run on by themselves, so no step waits for the one before.
+    """
+    cdef buf_state* state = ring.s.state
+    cdef uint16_t* link = ring.s.next
+    cdef uint32_t num = ring.s.num
+    cdef uint32_t pos = ring.last_used_idx
+    cdef uint16_t free_head = ring.s.free_head
+    cdef uint32_t head = ring.s.order_head
+    cdef char* desc = ring.desc
+    cdef uint64_t word, note
+    cdef uint32_t id, length
+    cdef bint weak = ring.s.weak_barriers
+    cdef uint16_t used_flags
+    cdef size_t k = 0
+    if driver_ring is split_driver:
+        room = min(room, split_driver_ready(ring))
+    else:
+        room = min(room, num - pos)
+        desc += 16 * <size_t>pos
+        used_flags = ring.used_flags
+    if in_order and not ring.s.group:
+        return 0
+    while k < room:
+        if in_order:
+            # Inside a group the device wrote nothing: each one up to the last is completely used.
+            id = head
+            note = state[id].note
+            if id == ring.s.group_id or note_ndesc(note) != 1:
+                break
+            length = note_in_len(note)
+            head += 1
+            if head == num:
+                head = 0
+        else:
+            if driver_ring is split_driver:
+                word = load64_any(ring.used_ring + 8 * <size_t>((pos + <uint32_t>k) & (num - 1)))
+                id = <uint32_t>word
+                length = <uint32_t>(word >> 32)
+                if swap:
+                    id = swap32(id)
+                    length = swap32(length)
+            else:
+                word = packed_used_word_at(desc + 16 * k, weak)
+                if (<uint16_t>(word >> 48) & AVAIL_USED) != used_flags:
+                    break
+                id = <uint16_t>(word >> 32)
+                length = <uint32_t>word
+            if id >= num:
+                break
+            note = state[id].note
+            if note_ndesc(note) != 1 or length > note_in_len(note):
+                break
+            link[id] = free_head
+            free_head = <uint16_t>id
+        token[k] = state[id].token
+        written[k] = length
+        state[id].note = 0
+        k += 1
+    ring.s.free_head = free_head
+    ring.s.num_free += <uint32_t>k
+    if in_order:
+        ring.s.order_head = <uint16_t>head
+    if driver_ring is split_driver:
+        ring.last_used_idx += <uint16_t>k
+    elif pos + k == num:
+        ring.last_used_idx = 0
+        ring.used_flags ^= AVAIL_USED
+    else:
+        ring.last_used_idx = <uint16_t>(pos + k)
+    return k
+
+
+cdef int _get_next(
+    driver_ring* ring, uint64_t* token, uint32_t* written, bint* taken
+) noexcept nogil:
+    """Take the next used buffer, whatever it is; its id is left in ``last_id``."""
+    cdef uint64_t word = 0
+    cdef int code
+    taken[0] = False
+    if driver_ring is split_driver:
+        if split_driver_ready(ring) == 0:
+            return VR_OK
+        if ring.s.in_order:
+            code = split_get_one_in_order(ring, token, written, ring.s.swap)
+        else:
+            code = split_get_one(ring, token, written, ring.s.swap)
+    else:
+        if not ring.s.group:
+            word = packed_used_word(ring)
+            if not packed_word_used(ring, word):
+                return VR_OK
+        if ring.s.in_order:
+            code = packed_get_word_in_order(ring, word, token, written)
+        else:
+            code = packed_get_word(ring, word, token, written)
+    if code == VR_OK:
+        taken[0] = True
+    return code
+
+
 cdef inline int _get(
     driver_ring* ring, uint64_t* token, uint32_t* written, size_t room, size_t* taken,
     bint in_order, bint swap
 ) noexcept nogil:
-    cdef driver_ring v = ring[0]
     cdef size_t i = 0
-    cdef uint64_t word = 0
+    cdef size_t k
+    cdef bint one = True
     cdef int code = VR_OK
+    taken[0] = 0
     if driver_ring is split_driver:
-        if split_driver_ready(&v) < room:
-            code = split_driver_look(&v, swap)
-        if code == VR_OK:
-            if room > split_driver_ready(&v):
-                room = split_driver_ready(&v)
-            while i < room:
-                if in_order:
-                    code = split_get_one_in_order(&v, token + i, written + i, swap)
-                else:
-                    code = split_get_one(&v, token + i, written + i, swap)
-                if code != VR_OK:
-                    break
-                i += 1
-    else:
-        while i < room:
-            if not in_order or not v.s.group:
-                word = packed_used_word(&v)
-                if not packed_word_used(&v, word):
-                    break
-            if in_order:
-                code = packed_get_word_in_order(&v, word, token + i, written + i)
-            else:
-                code = packed_get_word(&v, word, token + i, written + i)
-            if code != VR_OK:
-                break
-            i += 1
-    v.s.in_flight -= <uint32_t>i
+        if split_driver_ready(ring) < room:
+            code = split_driver_look(ring, swap)
+    while i < room and code == VR_OK:
+        k = _get_singles(ring, token + i, written + i, room - i, in_order, swap)
+        i += k
+        if i == room:
+            break
+        code = _get_next(ring, token + i, written + i, &one)
+        if not one:
+            break
+        i += 1
+    ring.s.in_flight -= <uint32_t>i
     if i:
         if driver_ring is split_driver:
-            split_rearm(&v)
+            split_rearm(ring)
         else:
-            packed_rearm(&v)
-    ring[0] = v
+            packed_rearm(ring)
     taken[0] = i
     return code
 
@@ -246,34 +439,19 @@ cdef void driver_add_one(
 cdef int driver_get_one(
     driver_ring* ring, uint64_t* token, uint32_t* written, bint* taken
 ) noexcept nogil:
-    """driver_get for a single buffer, in place; its id is left in ``last_id``."""
-    cdef uint64_t word = 0
-    cdef int code = VR_OK
+    """driver_get for a single buffer; its id is left in ``last_id``."""
+    cdef int code
     taken[0] = False
     if driver_ring is split_driver:
         if split_driver_ready(ring) == 0:
             code = split_driver_look(ring, ring.s.swap)
-            if code != VR_OK or split_driver_ready(ring) == 0:
+            if code != VR_OK:
                 return code
-        if ring.s.in_order:
-            code = split_get_one_in_order(ring, token, written, ring.s.swap)
+    code = _get_next(ring, token, written, taken)
+    if taken[0]:
+        ring.s.in_flight -= 1
+        if driver_ring is split_driver:
+            split_rearm(ring)
         else:
-            code = split_get_one(ring, token, written, ring.s.swap)
-    else:
-        if not ring.s.group:
-            word = packed_used_word(ring)
-            if not packed_word_used(ring, word):
-                return VR_OK
-        if ring.s.in_order:
-            code = packed_get_word_in_order(ring, word, token, written)
-        else:
-            code = packed_get_word(ring, word, token, written)
-    if code != VR_OK:
-        return code
-    taken[0] = True
-    ring.s.in_flight -= 1
-    if driver_ring is split_driver:
-        split_rearm(ring)
-    else:
-        packed_rearm(ring)
-    return VR_OK
+            packed_rearm(ring)
+    return code

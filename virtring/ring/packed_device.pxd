@@ -12,8 +12,8 @@ from virtring.memory.barriers cimport (
 from virtring.memory.table cimport guest_table
 from virtring.ring.chain cimport admit_desc, chain_walk, walk_indirect
 from virtring.ring.common cimport (
-    VR_CHAIN_CUT, VR_CHAIN_TOO_LONG, VR_HEAD_BUSY, VR_OK, VR_TOO_MANY_IN_FLIGHT, batch_cols, clamp32,
-    device_side, fail, held_chain, packed_need_event,
+    FREE, HELD, VR_CHAIN_CUT, VR_CHAIN_TOO_LONG, VR_HEAD_BUSY, VR_OK, VR_TOO_MANY_IN_FLIGHT,
+    batch_cols, clamp32, device_side, fail, note_extra, note_word, packed_need_event,
 )
 from virtring.ring.packed_driver cimport AVAIL_USED, packed_word
 from virtring.spec.ring cimport (
@@ -38,10 +38,14 @@ ctypedef struct packed_device:
     uint16_t event_flags_shadow
 
 
-cdef inline uint64_t packed_look(const packed_device* v) noexcept nogil:
-    """Second word of the next descriptor that can become available; the driver writes it."""
+cdef inline uint64_t packed_look_at(const char* entry, bint weak_barriers) noexcept nogil:
+    """Second word of a descriptor that can become available; the driver writes it."""
     # Acquire: pairs with the driver's release (packed_driver.pxd, packed_publish).
-    return load_acquire64(v.desc + 16 * <size_t>v.last_avail_idx + 8, v.s.weak_barriers)
+    return load_acquire64(entry + 8, weak_barriers)
+
+
+cdef inline uint64_t packed_look(const packed_device* v) noexcept nogil:
+    return packed_look_at(v.desc + 16 * <size_t>v.last_avail_idx, v.s.weak_barriers)
 
 
 cdef inline bint packed_word_available(const packed_device* v, uint64_t word) noexcept nogil:
@@ -52,15 +56,12 @@ cdef inline int packed_hold(
     packed_device* v, int64_t pos, uint32_t id, uint32_t ndesc, uint64_t in_len
 ) noexcept nogil:
     """The chain of ndesc descriptors at the next place is ours until it is pushed."""
-    cdef held_chain* held = v.s.held + id
     cdef uint32_t idx = v.last_avail_idx + ndesc
-    if held.held:
+    if note_extra(v.s.held[id]) != FREE:
         return fail(&v.s.fault, VR_HEAD_BUSY, pos, id, v.s.num)
     if v.s.descs_held + ndesc > v.s.num:
         return fail(&v.s.fault, VR_TOO_MANY_IN_FLIGHT, pos, v.s.descs_held + ndesc, v.s.num)
-    held.in_len = clamp32(in_len)
-    held.ndesc = <uint16_t>ndesc
-    held.held = 1
+    v.s.held[id] = note_word(clamp32(in_len), ndesc, HELD)
     v.s.descs_held += ndesc
     if idx >= v.s.num:
         idx -= v.s.num
@@ -170,6 +171,20 @@ cdef inline void packed_device_publish(packed_device* v, bint swap) noexcept nog
         v.first = NULL
 
 
+cdef inline void packed_device_rearm(packed_device* v) noexcept nogil:
+    """After popping with notifications on: ask for a kick at the next one."""
+    if v.s.event_idx and v.event_flags_shadow == VRING_PACKED_EVENT_FLAG_DESC:
+        store16(v.device_event, packed_device_off_wrap(v))
+        # Full: pairs with the driver's in packed_kick_prepare; as in split_device_rearm.
+        virtio_mb(v.s.weak_barriers)
+
+
+cdef inline uint16_t packed_device_off_wrap(const packed_device* v) noexcept nogil:
+    """Position and wrap counter of the next descriptor to become available."""
+    cdef uint16_t wrap = (v.avail_flags & VRING_PACKED_DESC_F_AVAIL) != 0
+    return <uint16_t>(v.last_avail_idx | (wrap << 15))
+
+
 cdef inline bint packed_device_need_notify(packed_device* v) noexcept nogil:
     """Whether the driver wants to be told of what was used."""
     cdef uint32_t added = v.s.num_added
@@ -198,9 +213,8 @@ cdef inline void packed_device_disable_notify(packed_device* v) noexcept nogil:
 
 cdef inline bint packed_device_enable_notify(packed_device* v) noexcept nogil:
     """Ask for a kick at the next buffer; False: one is there already."""
-    cdef uint16_t wrap = (v.avail_flags & VRING_PACKED_DESC_F_AVAIL) != 0
     if v.s.event_idx:
-        store16(v.device_event, <uint16_t>(v.last_avail_idx | (wrap << 15)))
+        store16(v.device_event, packed_device_off_wrap(v))
         # Write: off_wrap before the flags that make it count; pairs with the driver's single fetch
         # of both in packed_kick_prepare.
         virtio_wmb(v.s.weak_barriers)

@@ -11,7 +11,8 @@ from virtring.memory.barriers cimport (
 )
 from virtring.ring.common cimport (
     VR_NEED_TABLE, VR_OK, VR_USED_ID_NOT_HEAD, VR_USED_ID_RANGE, VR_USED_ORDER, buf_state,
-    clamp32, driver_side, fail, indirect_table, packed_need_event,
+    clamp32, driver_side, fail, indirect_table, note_in_len, note_ndesc, note_word,
+    packed_need_event,
 )
 from virtring.spec.ring cimport (
     VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_AVAIL,
@@ -63,9 +64,7 @@ cdef inline void packed_take_id(
 ) noexcept nogil:
     cdef buf_state* st = v.s.state + id
     st.token = token
-    st.in_len = in_len
-    st.ndesc = ndesc
-    st.tail = id
+    st.note = note_word(in_len, ndesc, id)
     v.s.free_head = v.s.next[id]
 
 
@@ -122,10 +121,14 @@ cdef inline void packed_publish(packed_driver* v, bint swap) noexcept nogil:
         v.first = NULL
 
 
-cdef inline uint64_t packed_used_word(const packed_driver* v) noexcept nogil:
-    """Second word of the next descriptor to be used; the device writes it."""
+cdef inline uint64_t packed_used_word_at(const char* entry, bint weak_barriers) noexcept nogil:
+    """Second word of a descriptor that the device may use."""
     # Acquire: pairs with the device's release (packed_device.pxd, packed_device_publish).
-    return load_acquire64(v.desc + 16 * <size_t>v.last_used_idx + 8, v.s.weak_barriers)
+    return load_acquire64(entry + 8, weak_barriers)
+
+
+cdef inline uint64_t packed_used_word(const packed_driver* v) noexcept nogil:
+    return packed_used_word_at(v.desc + 16 * <size_t>v.last_used_idx, v.s.weak_barriers)
 
 
 cdef inline bint packed_word_used(const packed_driver* v, uint64_t word) noexcept nogil:
@@ -133,19 +136,19 @@ cdef inline bint packed_word_used(const packed_driver* v, uint64_t word) noexcep
 
 
 cdef inline int packed_release_id(
-    packed_driver* v, uint16_t id, uint32_t length, uint64_t* token, uint32_t* written
+    packed_driver* v, uint16_t id, uint64_t note, uint32_t length, uint64_t* token,
+    uint32_t* written
 ) noexcept nogil:
     """Hand out the token of an outstanding id and give its descriptors back."""
-    cdef buf_state* st = v.s.state + id
-    cdef uint32_t idx = v.last_used_idx + <uint32_t>st.ndesc
-    if length > st.in_len:
-        length = st.in_len
+    cdef uint32_t idx = v.last_used_idx + note_ndesc(note)
+    if length > note_in_len(note):
+        length = note_in_len(note)
         v.s.excess += 1
     v.s.last_id = id
-    token[0] = st.token
+    token[0] = v.s.state[id].token
     written[0] = length
-    v.s.num_free += st.ndesc
-    st.ndesc = 0
+    v.s.num_free += note_ndesc(note)
+    v.s.state[id].note = 0
     if not v.s.in_order:
         v.s.next[id] = v.s.free_head
         v.s.free_head = id
@@ -159,7 +162,7 @@ cdef inline int packed_release_id(
 cdef inline int packed_check_id(packed_driver* v, uint16_t id) noexcept nogil:
     if id >= v.s.num:
         return fail(&v.s.fault, VR_USED_ID_RANGE, v.last_used_idx, id, v.s.num)
-    if v.s.state[id].ndesc == 0:
+    if v.s.state[id].note == 0:
         return fail(&v.s.fault, VR_USED_ID_NOT_HEAD, v.last_used_idx, id, v.s.num)
     return VR_OK
 
@@ -176,7 +179,7 @@ cdef inline int packed_get_word(
     cdef int code = packed_check_id(v, id)
     if code != VR_OK:
         return code
-    return packed_release_id(v, id, <uint32_t>word, token, written)
+    return packed_release_id(v, id, v.s.state[id].note, <uint32_t>word, token, written)
 
 
 cdef inline int packed_get_word_in_order(
@@ -187,8 +190,8 @@ cdef inline int packed_get_word_in_order(
     Inside a group ``word`` is not looked at: the device wrote only the group's first place.
     """
     cdef uint16_t head = v.s.order_head
-    cdef buf_state* st = v.s.state + head
-    cdef uint32_t length = st.in_len
+    cdef uint64_t note = v.s.state[head].note
+    cdef uint32_t length = note_in_len(note)
     cdef uint16_t id
     cdef int code
     if not v.s.group:
@@ -203,7 +206,7 @@ cdef inline int packed_get_word_in_order(
         v.s.group = False
         length = v.s.group_len
     v.s.order_head = v.s.next[head]
-    return packed_release_id(v, head, length, token, written)
+    return packed_release_id(v, head, note, length, token, written)
 
 
 cdef inline bint packed_callbacks_on(const packed_driver* v) noexcept nogil:
@@ -271,8 +274,8 @@ cdef inline uint32_t packed_enable_cb_prepare(packed_driver* v) noexcept nogil:
 
 
 cdef inline bint packed_used_at(const packed_driver* v, uint16_t off_wrap) noexcept nogil:
-    cdef uint64_t word = load_acquire64(
-        v.desc + 16 * <size_t>(off_wrap & 0x7FFF) + 8, v.s.weak_barriers
+    cdef uint64_t word = packed_used_word_at(
+        v.desc + 16 * <size_t>(off_wrap & 0x7FFF), v.s.weak_barriers
     )
     cdef uint16_t expect = AVAIL_USED if off_wrap >> 15 else 0
     return (<uint16_t>(word >> 48) & AVAIL_USED) == expect

@@ -12,8 +12,8 @@ from virtring.memory.barriers cimport (
 from virtring.memory.table cimport guest_table
 from virtring.ring.chain cimport admit_desc, chain_walk, walk_indirect
 from virtring.ring.common cimport (
-    VR_AVAIL_IDX_JUMP, VR_NEXT_RANGE, VR_OK, batch_cols, clamp32, device_side, fail, held_chain,
-    vring_need_event,
+    HELD, VR_AVAIL_IDX_JUMP, VR_NEXT_RANGE, VR_OK, batch_cols, clamp32, device_side, fail,
+    note_word, vring_need_event,
 )
 from virtring.spec.ring cimport (
     VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_USED_F_NO_NOTIFY,
@@ -63,10 +63,7 @@ cdef inline void split_hold(
     split_device* v, uint32_t head, uint32_t ndesc, uint64_t in_len
 ) noexcept nogil:
     """The chain at the next avail entry is ours until it is pushed."""
-    cdef held_chain* held = v.s.held + head
-    held.in_len = clamp32(in_len)
-    held.ndesc = <uint16_t>ndesc
-    held.held = 1
+    v.s.held[head] = note_word(clamp32(in_len), ndesc, HELD)
     v.last_avail_idx += 1
 
 
@@ -145,6 +142,15 @@ cdef inline void split_device_publish(split_device* v, bint swap) noexcept nogil
     # Release: pairs with the driver's acquire of used.idx (split_driver.pxd, split_driver_look). It
     # orders the used entries and the data in the buffers before the index.
     store_release16(v.used + 2, swap16(v.used_idx) if swap else v.used_idx, v.s.weak_barriers)
+
+
+cdef inline void split_device_rearm(split_device* v) noexcept nogil:
+    """After popping with notifications on: ask for a kick at the next one (Fuchsia NextAvail)."""
+    if v.s.event_idx and not v.used_flags_shadow & VRING_USED_F_NO_NOTIFY:
+        store16(v.avail_event, swap16(v.last_avail_idx) if v.s.swap else v.last_avail_idx)
+        # Full: pairs with the driver's in split_kick_prepare. Either it sees this event, or our
+        # next look at avail.idx sees its buffer.
+        virtio_mb(v.s.weak_barriers)
 
 
 cdef inline bint split_device_need_notify(split_device* v) noexcept nogil:

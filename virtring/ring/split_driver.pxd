@@ -13,7 +13,8 @@ from virtring.memory.barriers cimport (
 )
 from virtring.ring.common cimport (
     VR_NEED_TABLE, VR_OK, VR_USED_ID_NOT_HEAD, VR_USED_ID_RANGE, VR_USED_IDX_JUMP, VR_USED_ORDER,
-    buf_state, clamp32, driver_side, fail, indirect_table, vring_need_event,
+    buf_state, clamp32, driver_side, fail, indirect_table, note_extra, note_in_len, note_ndesc,
+    note_word, vring_need_event,
 )
 from virtring.spec.ring cimport (
     VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
@@ -61,9 +62,7 @@ cdef inline void split_take_head(
     """Note what the ring will not be asked about again."""
     cdef buf_state* st = v.s.state + head
     st.token = token
-    st.in_len = in_len
-    st.ndesc = ndesc
-    st.tail = tail
+    st.note = note_word(in_len, ndesc, tail)
     v.s.free_head = v.s.next[tail]
 
 
@@ -151,22 +150,21 @@ cdef inline uint32_t split_driver_ready(const split_driver* v) noexcept nogil:
 
 
 cdef inline int split_release_id(
-    split_driver* v, uint16_t id, uint32_t length, uint64_t* token, uint32_t* written
+    split_driver* v, uint16_t id, uint64_t note, uint32_t length, uint64_t* token,
+    uint32_t* written
 ) noexcept nogil:
     """Hand out the token of an outstanding id and give its descriptors back."""
-    cdef buf_state* st = v.s.state + id
-    cdef uint16_t tail = st.tail
-    if length > st.in_len:
-        # The device claims more than it could write (robustness: clamp and count).
-        length = st.in_len
+    if length > note_in_len(note):
+        # The device claims more than it could write: clamp and count.
+        length = note_in_len(note)
         v.s.excess += 1
     v.s.last_id = id
-    token[0] = st.token
+    token[0] = v.s.state[id].token
     written[0] = length
-    v.s.num_free += st.ndesc
-    st.ndesc = 0
+    v.s.num_free += note_ndesc(note)
+    v.s.state[id].note = 0
     if not v.s.in_order:
-        v.s.next[tail] = v.s.free_head
+        v.s.next[note_extra(note)] = v.s.free_head
         v.s.free_head = id
     v.last_used_idx += 1
     return VR_OK
@@ -180,14 +178,16 @@ cdef inline int split_get_one(
     cdef uint64_t elem = load64_any(v.used_ring + 8 * <size_t>(v.last_used_idx & v.mask))
     cdef uint32_t id = <uint32_t>elem
     cdef uint32_t length = <uint32_t>(elem >> 32)
+    cdef uint64_t note
     if swap:
         id = swap32(id)
         length = swap32(length)
     if id >= v.s.num:
         return fail(&v.s.fault, VR_USED_ID_RANGE, v.last_used_idx, id, v.s.num)
-    if v.s.state[id].ndesc == 0:
+    note = v.s.state[id].note
+    if note == 0:
         return fail(&v.s.fault, VR_USED_ID_NOT_HEAD, v.last_used_idx, id, v.s.num)
-    return split_release_id(v, <uint16_t>id, length, token, written)
+    return split_release_id(v, <uint16_t>id, note, length, token, written)
 
 
 cdef inline int split_get_one_in_order(
@@ -201,7 +201,7 @@ cdef inline int split_get_one_in_order(
     cdef uint64_t elem
     cdef uint32_t id, length
     cdef uint16_t head = v.s.order_head
-    cdef buf_state* st = v.s.state + head
+    cdef uint64_t note = v.s.state[head].note
     if not v.s.group:
         elem = load64_any(v.used_ring + 8 * <size_t>(v.last_used_idx & v.mask))
         id = <uint32_t>elem
@@ -211,7 +211,7 @@ cdef inline int split_get_one_in_order(
             length = swap32(length)
         if id >= v.s.num:
             return fail(&v.s.fault, VR_USED_ID_RANGE, v.last_used_idx, id, v.s.num)
-        if v.s.state[id].ndesc == 0:
+        if v.s.state[id].note == 0:
             return fail(&v.s.fault, VR_USED_ID_NOT_HEAD, v.last_used_idx, id, v.s.num)
         v.s.group = True
         v.s.group_id = <uint16_t>id
@@ -223,9 +223,9 @@ cdef inline int split_get_one_in_order(
         # The index ends before the buffer that the entry names: the two contradict each other.
         return fail(&v.s.fault, VR_USED_ORDER, v.last_used_idx, v.s.group_id, head)
     else:
-        length = st.in_len
-    v.s.order_head = v.s.next[st.tail]
-    return split_release_id(v, head, length, token, written)
+        length = note_in_len(note)
+    v.s.order_head = v.s.next[note_extra(note)]
+    return split_release_id(v, head, note, length, token, written)
 
 
 cdef inline bint split_callbacks_on(const split_driver* v) noexcept nogil:

@@ -1,0 +1,36 @@
+"""Queues: driver side, device side, batches, and how they are made."""
+
+from virtring.queue.batch import Batch
+from virtring.queue.chain import Chain, Descriptor
+from virtring.queue.config import QueueConfig, transport_features, vring_size
+from virtring.queue.create import (
+    RingDevice,
+    create_pair,
+    virtio_break_device,
+    virtio_unbreak_device,
+    virtqueue_resize,
+    vring_create_virtqueue,
+    vring_del_virtqueue,
+    vring_new_virtqueue,
+)
+from virtring.queue.device import DeviceQueue
+from virtring.queue.driver import Virtqueue
+
+__all__ = [
+    "Batch",
+    "Chain",
+    "Descriptor",
+    "DeviceQueue",
+    "QueueConfig",
+    "RingDevice",
+    "Virtqueue",
+    "create_pair",
+    "transport_features",
+    "virtio_break_device",
+    "virtio_unbreak_device",
+    "virtqueue_resize",
+    "vring_create_virtqueue",
+    "vring_del_virtqueue",
+    "vring_new_virtqueue",
+    "vring_size",
+]

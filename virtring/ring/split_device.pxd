@@ -174,9 +174,14 @@ cdef inline bint split_device_need_notify(split_device* v) noexcept nogil:
 
 cdef inline void split_device_disable_notify(split_device* v) noexcept nogil:
     """Ask the driver for no kicks; a hint (Linux vringh_notify_disable)."""
+    cdef uint16_t event
     if not v.used_flags_shadow & VRING_USED_F_NO_NOTIFY:
         v.used_flags_shadow |= VRING_USED_F_NO_NOTIFY
-        if not v.s.event_idx:
+        if v.s.event_idx:
+            # As in split_disable_cb: an event just behind is not crossed soon.
+            event = <uint16_t>(v.last_avail_idx - 1)
+            store16(v.avail_event, swap16(event) if v.s.swap else event)
+        else:
             store16(
                 v.used, swap16(v.used_flags_shadow) if v.s.swap else v.used_flags_shadow
             )

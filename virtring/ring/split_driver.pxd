@@ -266,12 +266,15 @@ cdef inline void split_write_avail_flags(split_driver* v) noexcept nogil:
 
 cdef inline void split_disable_cb(split_driver* v) noexcept nogil:
     """Ask for no notifications; a hint, not a promise (Linux virtqueue_disable_cb_split)."""
+    cdef uint16_t event
     if not v.avail_flags_shadow & VRING_AVAIL_F_NO_INTERRUPT:
         v.avail_flags_shadow |= VRING_AVAIL_F_NO_INTERRUPT
         if v.s.event_idx:
-            # An event far behind cannot be crossed soon; after a signal none comes anyway.
+            # The entry before this one was crossed already, so it is not crossed again for nearly
+            # 2^16 buffers (Linux writes 0); after a signal none comes anyway.
             if not v.s.event_triggered:
-                store16(v.used_event, 0)
+                event = <uint16_t>(v.last_used_idx - 1)
+                store16(v.used_event, swap16(event) if v.s.swap else event)
         else:
             split_write_avail_flags(v)
 

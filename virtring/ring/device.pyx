@@ -13,12 +13,12 @@ from virtring.ring.common cimport (
     DONE, FREE, HELD, VR_HEAD_BUSY, VR_HEAD_RANGE, VR_NOT_HELD, VR_OK, VR_ROW_WRITTEN, batch_cols,
     fail, note_extra, note_in_len, note_ndesc, note_word,
 )
+from virtring.ring.packed_common cimport AVAIL_USED, packed_word
 from virtring.ring.packed_device cimport (
     packed_device, packed_device_publish, packed_device_rearm, packed_look, packed_look_at,
     packed_pop_chain, packed_put_used, packed_put_used_group, packed_skip_used,
     packed_word_available,
 )
-from virtring.ring.packed_driver cimport AVAIL_USED, packed_word
 from virtring.ring.split_device cimport (
     split_device, split_device_publish, split_device_ready, split_device_rearm, split_look,
     split_next_head, split_pop_chain, split_put_used, split_put_used_group,

@@ -13,10 +13,11 @@ from virtring.ring.common cimport (
     buf_state, driver_side, fail, in_memory, note_in_len, note_ndesc,
     note_word,
 )
+from virtring.ring.packed_common cimport AVAIL_USED, packed_word
 from virtring.ring.packed_driver cimport (
-    AVAIL_USED, packed_driver, packed_get_word, packed_get_word_in_order, packed_publish,
+    packed_driver, packed_get_word, packed_get_word_in_order, packed_publish,
     packed_put_chain, packed_put_one, packed_rearm, packed_used_word, packed_used_word_at,
-    packed_word, packed_word_used,
+    packed_word_used,
 )
 from virtring.ring.split_driver cimport (
     split_driver, split_driver_look, split_driver_ready, split_get_one, split_get_one_in_order,

@@ -1,9 +1,11 @@
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from virtring.ring.common cimport batch_cols
+from virtring.spec.ring cimport vring_desc
 
 
 cdef class Batch:
+    cdef readonly object desc
     cdef readonly object addr
     cdef readonly object len
     cdef readonly object flags
@@ -14,9 +16,7 @@ cdef class Batch:
     cdef readonly dict objects
     cdef size_t rows
     cdef batch_cols cols
-    cdef uint64_t[::1] _addr
-    cdef uint32_t[::1] _len
-    cdef uint16_t[::1] _flags
+    cdef vring_desc[::1] _desc
     cdef uint32_t[::1] _offsets
     cdef uint64_t[::1] _token
     cdef uint32_t[::1] _id

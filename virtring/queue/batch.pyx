@@ -3,6 +3,7 @@
 import numpy as np
 
 from virtring.errors import InvalidArgument
+from virtring.spec.dtypes import VRING_DESC
 
 
 cdef class Batch:
@@ -13,6 +14,8 @@ cdef class Batch:
     - ``addr``: uint64[descriptors], guest address
     - ``len``: uint32[descriptors], bytes
     - ``flags``: uint16[descriptors], 2 (``VRING_DESC_F_WRITE``) when the device may write
+
+    These three are strided views of ``desc``, whose rows are laid out as the ring's own.
 
     One buffer:
 
@@ -36,18 +39,17 @@ cdef class Batch:
         for what, n in (("capacity", capacity), ("descriptors", descriptors)):
             if not isinstance(n, int) or not 1 <= n <= 1 << 31:
                 raise InvalidArgument(f"{what} {n!r}: it takes 1 to 2**31")
-        self._addr = self.addr = np.zeros(descriptors, np.uint64)
-        self._len = self.len = np.zeros(descriptors, np.uint32)
-        self._flags = self.flags = np.zeros(descriptors, np.uint16)
+        self._desc = self.desc = np.zeros(descriptors, VRING_DESC)
+        self.addr = self.desc["addr"]
+        self.len = self.desc["len"]
+        self.flags = self.desc["flags"]
         self.offsets = np.minimum(np.arange(capacity + 1), descriptors).astype(np.uint32)
         self._offsets = self.offsets
         self._token = self.token = np.zeros(capacity, np.uint64)
         self._id = self.id = np.zeros(capacity, np.uint32)
         self._written = self.written = np.zeros(capacity, np.uint32)
         self.objects = {}
-        self.cols.addr = &self._addr[0]
-        self.cols.len = &self._len[0]
-        self.cols.flags = &self._flags[0]
+        self.cols.desc = &self._desc[0]
         self.cols.offsets = &self._offsets[0]
         self.cols.token = &self._token[0]
         self.cols.id = &self._id[0]

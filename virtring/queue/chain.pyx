@@ -203,11 +203,11 @@ cdef Chain make_chain(object queue, Batch one, unsigned long generation):
     chain.id = one.cols.id[0]
     chain.n = n
     for i in range(n):
-        chain.addr[i] = one.cols.addr[i]
-        chain.len[i] = one.cols.len[i]
-        if one.cols.flags[i] & VRING_DESC_F_WRITE:
-            chain.writable_bytes += one.cols.len[i]
+        chain.addr[i] = one.cols.desc[i].addr
+        chain.len[i] = one.cols.desc[i].len
+        if one.cols.desc[i].flags & VRING_DESC_F_WRITE:
+            chain.writable_bytes += one.cols.desc[i].len
         else:
-            chain.readable_bytes += one.cols.len[i]
+            chain.readable_bytes += one.cols.desc[i].len
             chain.n_out += 1
     return chain

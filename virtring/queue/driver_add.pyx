@@ -9,7 +9,7 @@ from virtring.ring.driver cimport (
 )
 from virtring.ring.packed_driver cimport packed_kick_prepare
 from virtring.ring.split_driver cimport split_kick_prepare
-from virtring.spec.ring cimport VRING_DESC_F_WRITE
+from virtring.spec.ring cimport VRING_DESC_F_WRITE, vring_desc
 
 from virtring.errors import AddressError, InvalidArgument, NoSpace
 
@@ -99,12 +99,12 @@ cdef class DriverAdd(DriverRing):
                             f"{self.config.label}: {sg!r} is no (guest address, length) pair"
                         ) from None
                 else:
-                    self.resolve(sg, write, &one.cols.addr[n], &one.cols.len[n])
-                one.cols.flags[n] = VRING_DESC_F_WRITE if write else 0
+                    self.resolve(sg, write, &one.cols.desc[n].addr, &one.cols.desc[n].len)
+                one.cols.desc[n].flags = VRING_DESC_F_WRITE if write else 0
                 n += 1
             write = True
         code = check_chain(
-            self.s, &self.table.table, one.cols.addr, one.cols.len, one.cols.flags, n, 0
+            self.s, &self.table.table, one.cols.desc, n, 0
         )
         if code != VR_OK:
             self.raise_fault(code)
@@ -203,7 +203,7 @@ cdef class DriverAdd(DriverRing):
             n = self.s.num_free
             # Rows that have to wait are checked now too: a bad row adds nothing, wherever it is.
             code = driver_check_rows(
-                self.s, &self.table.table, batch.cols.addr + first, batch.cols.len + first, n,
+                self.s, &self.table.table, batch.cols.desc + first, n,
                 end - first, flags,
             )
             if code != VR_OK:
@@ -224,14 +224,13 @@ cdef class DriverAdd(DriverRing):
         return n
 
     cdef int add_checked(self, Batch batch, size_t first, size_t n, uint16_t flags) noexcept nogil:
-        cdef const uint64_t* addr = batch.cols.addr + first
-        cdef const uint32_t* length = batch.cols.len + first
+        cdef const vring_desc* sg = batch.cols.desc + first
         cdef const uint64_t* token = batch.cols.token + first
         if self.packed:
             return driver_add_rows(
-                &self.pack, &self.table.table, addr, length, token, n, flags
+                &self.pack, &self.table.table, sg, token, n, flags
             )
-        return driver_add_rows(&self.split, &self.table.table, addr, length, token, n, flags)
+        return driver_add_rows(&self.split, &self.table.table, sg, token, n, flags)
 
     def add_outbuf_batch(self, Batch batch not None, start=0, count=None) -> int:
         """Add rows of one device-readable descriptor each: ``addr``, ``len`` and ``token`` of row i.
@@ -266,8 +265,8 @@ cdef class DriverAdd(DriverRing):
         for row in range(first, end):
             at = batch.cols.offsets[row]
             code = check_chain(
-                self.s, &self.table.table, batch.cols.addr + at, batch.cols.len + at,
-                batch.cols.flags + at, batch.cols.offsets[row + 1] - at, row,
+                self.s, &self.table.table, batch.cols.desc + at,
+                batch.cols.offsets[row + 1] - at, row,
             )
             if code != VR_OK:
                 self.raise_fault(code)

@@ -10,7 +10,7 @@ from virtring.memory.table cimport PERM_READ, PERM_WRITE, guest_table
 from virtring.ring.common cimport (
     VR_BATCH_ROOM, VR_CHAIN_ADDRESS, VR_CHAIN_ORDER, VR_CHAIN_TOO_LONG, VR_CHAIN_ZERO_LENGTH,
     VR_INDIRECT_LENGTH, VR_INDIRECT_NESTED, VR_INDIRECT_NEXT, VR_INDIRECT_NOT_NEGOTIATED,
-    VR_NEXT_RANGE, VR_OK, batch_cols, device_side, fail, host_of_hot, in_memory,
+    VR_NEXT_RANGE, VR_OK, batch_cols, device_side, fail, host_of_hot, in_memory, put_row,
 )
 from virtring.spec.ring cimport VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE
 
@@ -43,9 +43,7 @@ cdef inline int admit_desc(
     if not in_memory(&s.hot, table, addr, length, perm):
         s.fault.perm = perm
         return fail(&s.fault, VR_CHAIN_ADDRESS, w.pos, <int64_t>addr, length)
-    cols.addr[row] = addr
-    cols.len[row] = length
-    cols.flags[row] = write
+    put_row(cols.desc + row, addr, length, write)
     w.n += 1
     return VR_OK
 

@@ -6,7 +6,9 @@ The rings themselves lie in shared memory; each word of them is fetched once int
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
+from virtring.memory.barriers cimport store64
 from virtring.memory.table cimport guest_range, guest_table, guest_lookup
+from virtring.spec.ring cimport vring_desc
 
 # Result codes; virtring/errors.py turns them into exceptions (same numbers, checked by a test).
 cdef enum:
@@ -113,9 +115,7 @@ ctypedef struct device_side:
 
 # The columns of a batch, bound once; see virtring.queue.batch.
 ctypedef struct batch_cols:
-    uint64_t* addr          # [max_desc] guest addresses
-    uint32_t* len           # [max_desc] bytes
-    uint16_t* flags         # [max_desc] VRING_DESC_F_WRITE or 0
+    vring_desc* desc        # [max_desc] addr, len, flags (VRING_DESC_F_WRITE or 0)
     uint32_t* offsets       # [capacity + 1] row i has descriptors offsets[i] to offsets[i + 1]
     uint64_t* token         # [capacity]
     uint32_t* id            # [capacity]
@@ -183,6 +183,12 @@ cdef inline uint32_t note_ndesc(uint64_t note) noexcept nogil:
 
 cdef inline uint32_t note_extra(uint64_t note) noexcept nogil:
     return <uint32_t>(note >> 48)
+
+
+cdef inline void put_row(vring_desc* row, uint64_t addr, uint32_t length, uint16_t write) noexcept nogil:
+    """Set a batch's descriptor in two stores; write is VRING_DESC_F_WRITE or 0."""
+    store64(&row.addr, addr)
+    store64(&row.len, <uint64_t>length | (<uint64_t>write << 32))
 
 
 cdef inline uint32_t clamp32(uint64_t n) noexcept nogil:

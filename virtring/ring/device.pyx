@@ -11,7 +11,7 @@ from virtring.memory.table cimport PERM_RW, guest_table
 from virtring.ring.chain cimport chain_walk
 from virtring.ring.common cimport (
     DONE, FREE, HELD, VR_HEAD_BUSY, VR_HEAD_RANGE, VR_NOT_HELD, VR_OK, VR_ROW_WRITTEN, batch_cols,
-    fail, note_extra, note_in_len, note_ndesc, note_word,
+    fail, note_extra, note_in_len, note_ndesc, note_word, put_row,
 )
 from virtring.ring.packed_common cimport AVAIL_USED, packed_word
 from virtring.ring.packed_device cimport (
@@ -26,6 +26,7 @@ from virtring.ring.split_device cimport (
 )
 from virtring.spec.ring cimport (
     VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_USED,
+    vring_desc,
 )
 
 cdef enum:
@@ -80,9 +81,7 @@ cdef size_t _pop_singles(
     cdef uint64_t* held = ring.s.held
     cdef uint64_t base = ring.s.hot.base
     cdef uint64_t size = ring.s.hot.size
-    cdef uint64_t* out_addr = cols.addr + first
-    cdef uint32_t* out_len = cols.len + first
-    cdef uint16_t* out_flags = cols.flags + first
+    cdef vring_desc* out = cols.desc + first
     cdef uint32_t* out_id = cols.id + row
     cdef uint32_t* out_offset = cols.offsets + row + 1
     cdef uint32_t pos = ring.last_avail_idx
@@ -126,9 +125,7 @@ cdef size_t _pop_singles(
             break
         flags &= VRING_DESC_F_WRITE
         held[id] = note_word(length if flags else 0, 1, HELD)
-        out_addr[k] = addr
-        out_len[k] = length
-        out_flags[k] = flags
+        put_row(out + k, addr, length, flags)
         out_id[k] = id
         k += 1
     for j in range(k):

@@ -10,22 +10,22 @@ from virtring.memory.table cimport guest_table
 from virtring.ring.common cimport batch_cols, driver_side
 from virtring.ring.packed_driver cimport packed_driver
 from virtring.ring.split_driver cimport split_driver
+from virtring.spec.ring cimport vring_desc
 
 ctypedef fused driver_ring:
     split_driver
     packed_driver
 
 cdef int check_chain(
-    driver_side* s, const guest_table* table, const uint64_t* addr, const uint32_t* length,
-    const uint16_t* flags, size_t n, size_t row
+    driver_side* s, const guest_table* table, const vring_desc* sg, size_t n, size_t row
 ) noexcept nogil
 cdef int driver_add_rows(
-    driver_ring* ring, const guest_table* table, const uint64_t* addr, const uint32_t* length,
-    const uint64_t* token, size_t n, uint16_t flags
+    driver_ring* ring, const guest_table* table, const vring_desc* sg, const uint64_t* token,
+    size_t n, uint16_t flags
 ) noexcept nogil
 cdef int driver_check_rows(
-    driver_side* s, const guest_table* table, const uint64_t* addr, const uint32_t* length,
-    size_t first, size_t n, uint16_t flags
+    driver_side* s, const guest_table* table, const vring_desc* sg, size_t first, size_t n,
+    uint16_t flags
 ) noexcept nogil
 cdef int driver_add_chains(
     driver_ring* ring, const batch_cols* cols, size_t start, size_t end, bint direct, size_t* added

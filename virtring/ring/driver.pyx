@@ -23,12 +23,11 @@ from virtring.ring.split_driver cimport (
     split_driver, split_driver_look, split_driver_ready, split_get_one, split_get_one_in_order,
     split_publish, split_put_chain, split_put_desc, split_put_one, split_rearm,
 )
-from virtring.spec.ring cimport VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_AVAIL
+from virtring.spec.ring cimport VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_AVAIL, vring_desc
 
 
 cdef int check_chain(
-    driver_side* s, const guest_table* table, const uint64_t* addr, const uint32_t* length,
-    const uint16_t* flags, size_t n, size_t row
+    driver_side* s, const guest_table* table, const vring_desc* sg, size_t n, size_t row
 ) noexcept nogil:
     """Check one buffer of n descriptors: count, lengths, addresses, readable ones first."""
     cdef size_t k
@@ -37,14 +36,14 @@ cdef int check_chain(
     if n == 0 or n > s.num:
         return fail(&s.fault, VR_ROW_SIZE, row, n, s.num)
     for k in range(n):
-        write = (flags[k] & VRING_DESC_F_WRITE) != 0
+        write = (sg[k].flags & VRING_DESC_F_WRITE) != 0
         if writable and not write:
             return fail(&s.fault, VR_ROW_ORDER, row, k, 0)
         writable = write
-        if length[k] == 0:
-            return fail(&s.fault, VR_ROW_ZERO_LENGTH, row, addr[k], 0)
-        if not in_memory(&s.hot, table, addr[k], length[k], PERM_WRITE if write else PERM_READ):
-            return fail(&s.fault, VR_ROW_ADDRESS, row, addr[k], length[k])
+        if sg[k].len == 0:
+            return fail(&s.fault, VR_ROW_ZERO_LENGTH, row, sg[k].addr, 0)
+        if not in_memory(&s.hot, table, sg[k].addr, sg[k].len, PERM_WRITE if write else PERM_READ):
+            return fail(&s.fault, VR_ROW_ADDRESS, row, sg[k].addr, sg[k].len)
     return VR_OK
 
 
@@ -86,8 +85,7 @@ cdef void _undo_rows(driver_ring* ring, size_t n) noexcept nogil:
 
 
 cdef size_t _put_rows(
-    driver_ring* ring, const uint64_t* addr, const uint32_t* length, const uint64_t* token,
-    size_t n, uint16_t flags
+    driver_ring* ring, const vring_desc* sg, const uint64_t* token, size_t n, uint16_t flags
 ) noexcept nogil:
     """Put buffers of one descriptor until one is not inside the hot range, or a packed ring ends.
 
@@ -104,7 +102,8 @@ cdef size_t _put_rows(
     cdef uint32_t id = ring.s.free_head
     cdef uint32_t writable = 0xFFFFFFFF if flags & VRING_DESC_F_WRITE else 0
     cdef uint32_t pos
-    cdef uint64_t off
+    cdef uint64_t addr, off
+    cdef uint32_t length
     cdef size_t k = 0
     if driver_ring is split_driver:
         pos = ring.avail_idx
@@ -117,20 +116,22 @@ cdef size_t _put_rows(
         desc += 16 * <size_t>pos
         flags |= ring.avail_used_flags
     while k < n:
-        off = addr[k] - base
+        addr = sg[k].addr
+        length = sg[k].len
+        off = addr - base
         # length - 1 wraps for 0, which sends an empty buffer to the exact check too.
-        if off >= size or <uint64_t>length[k] - 1 >= size - off:
+        if off >= size or <uint64_t>length - 1 >= size - off:
             break
         if driver_ring is split_driver:
-            split_put_desc(desc + 16 * <size_t>id, addr[k], length[k], flags, 0, False)
+            split_put_desc(desc + 16 * <size_t>id, addr, length, flags, 0, False)
             store16(
                 avail_ring + 2 * <size_t>((pos + <uint32_t>k) & mask), <uint16_t>id
             )
         else:
-            store64(desc + 16 * k, addr[k])
-            store64(desc + 16 * k + 8, packed_word(length[k], <uint16_t>id, flags))
+            store64(desc + 16 * k, addr)
+            store64(desc + 16 * k + 8, packed_word(length, <uint16_t>id, flags))
         state[id].token = token[k]
-        state[id].note = note_word(length[k] & writable, 1, id)
+        state[id].note = note_word(length & writable, 1, id)
         id = link[id]
         k += 1
     ring.s.free_head = <uint16_t>id
@@ -145,8 +146,8 @@ cdef size_t _put_rows(
 
 
 cdef int driver_add_rows(
-    driver_ring* ring, const guest_table* table, const uint64_t* addr, const uint32_t* length,
-    const uint64_t* token, size_t n, uint16_t flags
+    driver_ring* ring, const guest_table* table, const vring_desc* sg, const uint64_t* token,
+    size_t n, uint16_t flags
 ) noexcept nogil:
     """Add n buffers of one descriptor each (flags: WRITE or 0) and publish them at once.
 
@@ -161,18 +162,18 @@ cdef int driver_add_rows(
         return VR_OK
     while i < n:
         # In a packed ring the batch's first descriptor takes this way: it has to stay unseen.
-        code = _check_row(&ring.s, table, addr[i], length[i], i, perm)
+        code = _check_row(&ring.s, table, sg[i].addr, sg[i].len, i, perm)
         if code != VR_OK:
             old.s.fault = ring.s.fault
             ring[0] = old
             _undo_rows(ring, i)
             return code
         if driver_ring is split_driver:
-            split_put_one(ring, addr[i], length[i], flags, token[i], ring.s.swap)
+            split_put_one(ring, sg[i].addr, sg[i].len, flags, token[i], ring.s.swap)
         else:
-            packed_put_one(ring, addr[i], length[i], flags, token[i], ring.s.swap)
+            packed_put_one(ring, sg[i].addr, sg[i].len, flags, token[i], ring.s.swap)
         i += 1
-        i += _put_rows(ring, addr + i, length + i, token + i, n - i, flags)
+        i += _put_rows(ring, sg + i, token + i, n - i, flags)
     ring.s.num_free -= <uint32_t>n
     ring.s.in_flight += <uint32_t>n
     ring.s.num_added += <uint32_t>n
@@ -184,15 +185,15 @@ cdef int driver_add_rows(
 
 
 cdef int driver_check_rows(
-    driver_side* s, const guest_table* table, const uint64_t* addr, const uint32_t* length,
-    size_t first, size_t n, uint16_t flags
+    driver_side* s, const guest_table* table, const vring_desc* sg, size_t first, size_t n,
+    uint16_t flags
 ) noexcept nogil:
     """Only the checks of driver_add_rows, for rows from ``first`` on."""
     cdef size_t i
     cdef int code
     for i in range(first, n):
         code = _check_row(
-            s, table, addr[i], length[i], i,
+            s, table, sg[i].addr, sg[i].len, i,
             PERM_WRITE if flags & VRING_DESC_F_WRITE else PERM_READ,
         )
         if code != VR_OK:
@@ -226,13 +227,11 @@ cdef int driver_add_chains(
             break
         if driver_ring is split_driver:
             code = split_put_chain(
-                &v, cols.addr + first, cols.len + first, cols.flags + first, n, cols.token[i],
-                alone, v.s.swap,
+                &v, cols.desc + first, n, cols.token[i], alone, v.s.swap,
             )
         else:
             code = packed_put_chain(
-                &v, cols.addr + first, cols.len + first, cols.flags + first, n, cols.token[i],
-                alone, v.s.swap,
+                &v, cols.desc + first, n, cols.token[i], alone, v.s.swap,
             )
         if code != VR_OK:
             break

@@ -18,7 +18,7 @@ from virtring.ring.packed_common cimport AVAIL_USED, packed_word
 from virtring.spec.ring cimport (
     VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_AVAIL,
     VRING_PACKED_DESC_F_USED, VRING_PACKED_EVENT_FLAG_DESC, VRING_PACKED_EVENT_FLAG_DISABLE,
-    VRING_PACKED_EVENT_FLAG_ENABLE,
+    VRING_PACKED_EVENT_FLAG_ENABLE, vring_desc,
 )
 
 ctypedef struct packed_driver:
@@ -73,8 +73,7 @@ cdef inline int packed_put_one(
 
 
 cdef inline int packed_put_chain(
-    packed_driver* v, const uint64_t* addr, const uint32_t* length, const uint16_t* flags,
-    uint32_t n, uint64_t token, bint direct, bint swap
+    packed_driver* v, const vring_desc* sg, uint32_t n, uint64_t token, bint direct, bint swap
 ) noexcept nogil:
     """Add a buffer of n descriptors; as split_put_chain."""
     cdef uint16_t id = v.s.free_head
@@ -87,20 +86,20 @@ cdef inline int packed_put_chain(
         if table.capacity < n:
             return fail(&v.s.fault, VR_NEED_TABLE, id, n, 0)
         for k in range(n):
-            if flags[k] & VRING_DESC_F_WRITE:
-                in_len += length[k]
+            if sg[k].flags & VRING_DESC_F_WRITE:
+                in_len += sg[k].len
             # 2.8.8: in an indirect table only WRITE means anything; id is reserved.
-            store64(table.host + 16 * <size_t>k, addr[k])
-            store64(table.host + 16 * <size_t>k + 8, packed_word(length[k], 0, flags[k]))
+            store64(table.host + 16 * <size_t>k, sg[k].addr)
+            store64(table.host + 16 * <size_t>k + 8, packed_word(sg[k].len, 0, sg[k].flags))
         packed_put_desc(v, table.addr, 16 * n, id, VRING_DESC_F_INDIRECT)
         n = 1
     else:
         for k in range(n):
-            if flags[k] & VRING_DESC_F_WRITE:
-                in_len += length[k]
+            if sg[k].flags & VRING_DESC_F_WRITE:
+                in_len += sg[k].len
             packed_put_desc(
-                v, addr[k], length[k], id,
-                flags[k] | VRING_DESC_F_NEXT if k + 1 < n else flags[k],
+                v, sg[k].addr, sg[k].len, id,
+                sg[k].flags | VRING_DESC_F_NEXT if k + 1 < n else sg[k].flags,
             )
     packed_take_id(v, id, <uint16_t>n, clamp32(in_len), token)
     return VR_OK

@@ -18,7 +18,7 @@ from virtring.ring.common cimport (
 )
 from virtring.spec.ring cimport (
     VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
-    VRING_USED_F_NO_NOTIFY,
+    VRING_USED_F_NO_NOTIFY, vring_desc,
 )
 
 ctypedef struct split_driver:
@@ -78,8 +78,7 @@ cdef inline int split_put_one(
 
 
 cdef inline int split_put_chain(
-    split_driver* v, const uint64_t* addr, const uint32_t* length, const uint16_t* flags,
-    uint32_t n, uint64_t token, bint direct, bint swap
+    split_driver* v, const vring_desc* sg, uint32_t n, uint64_t token, bint direct, bint swap
 ) noexcept nogil:
     """Add a buffer of n descriptors, indirect when there is a table for it and not ``direct``.
 
@@ -98,11 +97,11 @@ cdef inline int split_put_chain(
         if table.capacity < n:
             return fail(&v.s.fault, VR_NEED_TABLE, head, n, 0)
         for k in range(n):
-            if flags[k] & VRING_DESC_F_WRITE:
-                in_len += length[k]
+            if sg[k].flags & VRING_DESC_F_WRITE:
+                in_len += sg[k].len
             split_put_desc(
-                table.host + 16 * <size_t>k, addr[k], length[k],
-                flags[k] | VRING_DESC_F_NEXT if k + 1 < n else flags[k],
+                table.host + 16 * <size_t>k, sg[k].addr, sg[k].len,
+                sg[k].flags | VRING_DESC_F_NEXT if k + 1 < n else sg[k].flags,
                 <uint16_t>(k + 1) if k + 1 < n else 0, swap,
             )
         split_put_desc(
@@ -113,11 +112,11 @@ cdef inline int split_put_chain(
         for k in range(n):
             last = i
             i = v.s.next[i]
-            if flags[k] & VRING_DESC_F_WRITE:
-                in_len += length[k]
+            if sg[k].flags & VRING_DESC_F_WRITE:
+                in_len += sg[k].len
             split_put_desc(
-                v.desc + 16 * <size_t>last, addr[k], length[k],
-                flags[k] | VRING_DESC_F_NEXT if k + 1 < n else flags[k],
+                v.desc + 16 * <size_t>last, sg[k].addr, sg[k].len,
+                sg[k].flags | VRING_DESC_F_NEXT if k + 1 < n else sg[k].flags,
                 i if k + 1 < n else 0, swap,
             )
     split_take_head(v, head, last, <uint16_t>n, clamp32(in_len), token)

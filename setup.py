@@ -35,7 +35,7 @@ if DEBUG:
     LINK += ["-fsanitize=address,undefined"]
 else:
     # The engine's one-step primitives are meant to melt into the loops that call them.
-    COMPILE += ["-O3", "-fno-plt", "-finline-limit=4000", "--param=max-inline-insns-single=1000"]
+    COMPILE += ["-O3", "-g0", "-fno-plt", "-finline-limit=4000", "--param=max-inline-insns-single=1000"]
 
 
 def extensions() -> list[Extension]:
@@ -54,6 +54,8 @@ def extensions() -> list[Extension]:
 
 
 setup(
+    # The modules compile side by side; it takes minutes otherwise.
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         extensions(),
         compiler_directives=DIRECTIVES,

@@ -3,6 +3,7 @@
 Driver and device sides of split and packed virtio rings, over memory that processes share.
 """
 
+from virtring._include import get_include
 from virtring._version import __version__
 from virtring.errors import (
     AddressError,
@@ -74,6 +75,7 @@ __all__ = [
     "WaitTimeout",
     "__version__",
     "create_pair",
+    "get_include",
     "transport_features",
     "virtio_break_device",
     "virtio_unbreak_device",

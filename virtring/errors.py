@@ -79,11 +79,20 @@ ENGINE_CODES: dict[int, tuple[type[VirtioError], str]] = {
     1: (NoSpace, "the buffer needs {val} descriptors and {aux} are free"),
     2: (QueueBroken, "the queue is broken: reset it, or detach_unused_buf() what it holds"),
     10: (BadUsedRing, "used entry {pos} names id {val}; a ring of {aux} has ids 0 to {aux} - 1"),
-    11: (BadUsedRing, "used entry {pos} names id {val}, which is not the head of a buffer in flight"),
+    11: (
+        BadUsedRing,
+        "used entry {pos} names id {val}, which is not the head of a buffer in flight",
+    ),
     12: (BadUsedRing, "used.idx went from {pos} to {val}, but only {aux} buffers are in flight"),
-    13: (BadUsedRing, "used entry {pos} names id {val} out of order, though IN_ORDER was negotiated"),
+    13: (
+        BadUsedRing,
+        "used entry {pos} names id {val} out of order, though IN_ORDER was negotiated",
+    ),
     20: (BadChain, "avail.idx went from {pos} to {val}, more than the ring's {aux} entries"),
-    21: (BadChain, "available entry {pos} names head {val}; a ring of {aux} has heads 0 to {aux} - 1"),
+    21: (
+        BadChain,
+        "available entry {pos} names head {val}; a ring of {aux} has heads 0 to {aux} - 1",
+    ),
     22: (BadChain, "available entry {pos} names head {val}, which the device still holds"),
     23: (BadChain, "a descriptor of the chain at {pos} has next {val}; the table has {aux} entries"),
     24: (BadChain, "the chain at {pos} has more than {aux} descriptors: it loops or is too long"),

@@ -54,7 +54,8 @@ BUILT_ON = {
 
 CYTHON = re.compile(
     r"""^[ \t]* (?:
-        from [ \t]+ (?P<origin> virtring[\w.]*) [ \t]+ c?import [ \t]+ (?P<names> \([^)]*\) | [^\n(]*)
+        from [ \t]+ (?P<origin> virtring[\w.]*) [ \t]+ c?import [ \t]+
+            (?P<names> \([^)]*\) | [^\n(]*)
         | c?import [ \t]+ (?P<plain> [\w., \t]+)
     )""",
     re.MULTILINE | re.VERBOSE,
@@ -139,9 +140,7 @@ def test_no_module_reaches_up_or_sideways() -> None:
 def test_every_known_folder_is_seen() -> None:
     imports = imported_modules(PACKAGE / "queue" / "driver_add.pyx", PACKAGE)
     assert {"memory.table", "ring.driver", "spec.ring", "errors"} <= imports
-    assert "ring.packed_common" in imported_modules(
-        PACKAGE / "ring" / "packed_device.pxd", PACKAGE
-    )
+    assert "ring.packed_common" in imported_modules(PACKAGE / "ring" / "packed_device.pxd", PACKAGE)
     assert "queue.driver" in imported_modules(PACKAGE / "queue" / "create.py", PACKAGE)
 
 
@@ -178,9 +177,7 @@ def test_every_known_folder_is_seen() -> None:
         ("odd/bad.py", "", "no floor is given for odd"),
     ],
 )
-def test_a_planted_violation_is_found(
-    tmp_path: Path, path: str, text: str, sentence: str
-) -> None:
+def test_a_planted_violation_is_found(tmp_path: Path, path: str, text: str, sentence: str) -> None:
     package = tmp_path / "virtring"
     for name in ("errors.py", "ring/packed_device.pxd", "ring/driver.pxd", "ring/__init__.py"):
         (package / name).parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,8 @@ EXPORTED = """
     virtqueue_dma_dev virtqueue_reset virtqueue_add_outbuf_premapped
     virtqueue_add_inbuf_premapped virtqueue_map_single_attrs virtqueue_unmap_single_attrs
     virtqueue_map_mapping_error virtqueue_map_sync_single_range_for_cpu
-    virtqueue_map_sync_single_range_for_device
+    virtqueue_map_sync_single_range_for_device virtqueue_map_page_attrs virtqueue_unmap_page_attrs
+    virtqueue_map_need_sync virtqueue_map_alloc_coherent virtqueue_map_free_coherent
 """
 
 

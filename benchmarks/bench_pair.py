@@ -24,8 +24,9 @@ from virtring import (
 STOP = 1
 
 
-def serve(memory: GuestMemory, config: QueueConfig, batch: int) -> None:
+def serve(memory: GuestMemory, config: QueueConfig, batch: int, cpu: int) -> None:
     """The device: gives everything back at once."""
+    os.sched_setaffinity(0, {cpu})
     device = DeviceQueue(memory, config)
     device.disable_notify()
     rows = Batch(batch)
@@ -43,6 +44,9 @@ def serve(memory: GuestMemory, config: QueueConfig, batch: int) -> None:
 @pytest.mark.parametrize("ring", ["split", "packed"])
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs to poll on")
 def test_round_trip(measure: Measure, ring: str, batch: int) -> None:
+    # A CPU each: sharing one, they would measure the scheduler.
+    cpus = os.sched_getaffinity(0)
+    here, there = sorted(cpus)[:2]
     memory = GuestMemory.create(1 << 20)
     driver, _ = create_pair(1024, packed=RINGS[ring], features=EVENT_IDX, memory=memory)
     pool = BufferPool(memory, batch, 64)
@@ -52,7 +56,7 @@ def test_round_trip(measure: Measure, ring: str, batch: int) -> None:
     rows.token[:] = np.arange(batch)
     rows.count = batch
     device = multiprocessing.get_context("spawn").Process(
-        target=serve, args=(memory, driver.config, batch)
+        target=serve, args=(memory, driver.config, batch, there)
     )
     device.start()
 
@@ -65,10 +69,12 @@ def test_round_trip(measure: Measure, ring: str, batch: int) -> None:
             if not n and not spin_used(driver, 5e6):
                 raise AssertionError("the device does not answer")
 
+    os.sched_setaffinity(0, {here})
     try:
         run()  # the device process is up
         measure(run, batch)
     finally:
+        os.sched_setaffinity(0, cpus)
         rows.len[:] = STOP
         rows.count = 1
         driver.add_outbuf_batch(rows)

@@ -72,5 +72,5 @@ setup(
         build_dir="build/cython-debug" if DEBUG else "build/cython",
         nthreads=0,
         annotate=os.environ.get("VIRTRING_ANNOTATE", "0") not in ("", "0"),
-    )
+    ),
 )

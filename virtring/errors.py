@@ -58,7 +58,7 @@ class BadRing(QueueBroken):
 
 
 class BadUsedRing(BadRing):
-    """What the device wrote is wrong: an id out of range or not outstanding, an index that jumps."""
+    """What the device wrote is wrong: an id out of range or not in flight, an index that jumps."""
 
 
 class BadChain(BadRing):
@@ -94,25 +94,42 @@ ENGINE_CODES: dict[int, tuple[type[VirtioError], str]] = {
         "available entry {pos} names head {val}; a ring of {aux} has heads 0 to {aux} - 1",
     ),
     22: (BadChain, "available entry {pos} names head {val}, which the device still holds"),
-    23: (BadChain, "a descriptor of the chain at {pos} has next {val}; the table has {aux} entries"),
+    23: (
+        BadChain,
+        "a descriptor of the chain at {pos} has next {val}; the table has {aux} entries",
+    ),
     24: (BadChain, "the chain at {pos} has more than {aux} descriptors: it loops or is too long"),
-    25: (BadChain, "a descriptor of the chain at {pos} has address {val:#x} and length {aux},"
-         " not inside the memory with the rights it needs"),
+    25: (
+        BadChain,
+        "a descriptor of the chain at {pos} has address {val:#x} and length {aux},"
+        " not inside the memory with the rights it needs",
+    ),
     26: (BadChain, "a descriptor of the chain at {pos} has length 0 (address {val:#x})"),
     27: (BadChain, "the chain at {pos} has a readable descriptor behind a writable one"),
     28: (BadChain, "the chain at {pos} uses INDIRECT, which was not negotiated"),
     29: (BadChain, "the chain at {pos} has an INDIRECT descriptor inside an indirect table"),
-    30: (BadChain, "the chain at {pos} has an indirect table of {val} bytes; it takes a multiple"
-         " of 16, from 16 to 16 * {aux}"),
+    30: (
+        BadChain,
+        "the chain at {pos} has an indirect table of {val} bytes; it takes a multiple"
+        " of 16, from 16 to 16 * {aux}",
+    ),
     31: (BadChain, "the chain at {pos} sets INDIRECT together with NEXT"),
-    32: (InvalidArgument, "id {val} (row {pos}) is not one the device holds: it was never popped or"
-         " was returned before"),
+    32: (
+        InvalidArgument,
+        "id {val} (row {pos}) is not one the device holds: it was never popped or"
+        " was returned before",
+    ),
     33: (BadChain, "the chain at {pos} is cut off: descriptor {val} of it is not available"),
     34: (BadChain, "{val} descriptors are in flight in a ring of {aux}"),
-    40: (InvalidArgument, "row {pos} is a buffer at {val:#x} of {aux} bytes, not inside the memory"),
+    40: (
+        InvalidArgument,
+        "row {pos} is a buffer at {val:#x} of {aux} bytes, not inside the memory",
+    ),
     41: (InvalidArgument, "row {pos} has {val} descriptors; a buffer of this queue has 1 to {aux}"),
-    42: (InvalidArgument, "row {pos} has a readable descriptor behind a writable one (descriptor"
-         " {val})"),
+    42: (
+        InvalidArgument,
+        "row {pos} has a readable descriptor behind a writable one (descriptor {val})",
+    ),
     43: (InvalidArgument, "the chain at {pos} has {val} descriptors; the batch has room for {aux}"),
     44: (InvalidArgument, "row {pos} has length 0 (address {val:#x})"),
     45: (InvalidArgument, "row {pos} says {val} bytes were written; the chain has room for {aux}"),

@@ -29,9 +29,7 @@ class Buffer:
 
 @final
 class BufferPool:
-    def __init__(
-        self, memory: GuestMemory, count: int, size: int, *, align: int = 64
-    ) -> None: ...
+    def __init__(self, memory: GuestMemory, count: int, size: int, *, align: int = 64) -> None: ...
     @property
     def memory(self) -> GuestMemory: ...
     @property

@@ -5,7 +5,6 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from virtring.memory.barriers cimport load16, swap16
-from virtring.memory.table cimport PERM_WRITE
 from virtring.queue.chain cimport Chain, make_chain
 from virtring.ring.common cimport VR_BATCH_ROOM, VR_CHAIN_ADDRESS, VR_OK
 from virtring.ring.device cimport device_pop, device_push
@@ -19,7 +18,7 @@ from virtring.ring.split_device cimport (
     split_device_ready,
 )
 from virtring.spec.ring cimport (
-    VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_EVENT_FLAG_DISABLE, VRING_PACKED_EVENT_FLAG_ENABLE,
+    VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_EVENT_FLAG_ENABLE,
 )
 
 from virtring.errors import InvalidArgument, OutOfMemory, QueueClosed
@@ -415,7 +414,9 @@ cdef class DeviceQueue(QueueSide):
                 f"{self.config.label}: {self.s.in_flight} chains are held; push them first"
             )
         if not isinstance(position, int) or not 0 <= position < 1 << (32 if self.packed else 16):
-            raise InvalidArgument(f"{self.config.label}: {position!r} is not a position of this ring")
+            raise InvalidArgument(
+                f"{self.config.label}: {position!r} is not a position of this ring"
+            )
         if self.packed and ((position & 0x7FFF) >= num or ((position >> 16) & 0x7FFF) >= num):
             raise InvalidArgument(
                 f"{self.config.label}: position {position:#x} is beyond the ring's {num} entries"

@@ -310,7 +310,7 @@ cdef class Virtqueue(DriverAdd):
         return ops
 
     def replace_ring(self, config, blocks) -> None:
-        """Run on another ring from now on; for :func:`virtqueue_resize`, with the queue disabled."""
+        """Run on another ring from now on; for :func:`virtqueue_resize`, the queue disabled."""
         if self.s.in_flight:
             raise InvalidArgument(f"{self.config.label}: {self.s.in_flight} buffers are in flight")
         self.setup(config, list(blocks))

@@ -234,7 +234,7 @@ cdef class DriverAdd(DriverRing):
         return driver_add_rows(&self.split, &self.table.table, addr, length, token, n, flags)
 
     def add_outbuf_batch(self, Batch batch not None, start=0, count=None) -> int:
-        """Add rows of one device-readable descriptor each: ``addr``, ``len`` and ``token`` of row i.
+        """Add rows of one device-readable descriptor each: ``addr``, ``len``, ``token`` of row i.
 
         Rows ``start`` to ``start + count``, by default up to ``batch.count``. All are checked
         first (AddressError or InvalidArgument: nothing was added); then as many as there are free

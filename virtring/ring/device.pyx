@@ -4,7 +4,7 @@ Chains of one descriptor, the common case, are popped by a loop of their own tha
 registers; everything else, and everything that is wrong, goes through _pop_chain one at a time.
 """
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from virtring.memory.barriers cimport load16, load64, store16, store64, store64_any
 from virtring.memory.table cimport PERM_RW, guest_table

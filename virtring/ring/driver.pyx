@@ -62,11 +62,11 @@ cdef int _check_row(
 
 cdef void _undo_rows(driver_ring* ring, size_t n) noexcept nogil:
     """Forget n buffers of one descriptor that were put but not published; ring is as before."""
-    cdef size_t k
+    cdef size_t _
     cdef uint32_t idx
     cdef uint16_t flags
     cdef uint16_t id = ring.s.free_head
-    for k in range(n):
+    for _ in range(n):
         ring.s.state[id].note = 0
         id = ring.s.next[id]
     if driver_ring is packed_driver:
@@ -74,7 +74,7 @@ cdef void _undo_rows(driver_ring* ring, size_t n) noexcept nogil:
         # publish: make them look used in the previous lap again. The slots are ours.
         idx = ring.next_avail_idx
         flags = ring.avail_used_flags
-        for k in range(n):
+        for _ in range(n):
             store16(
                 ring.desc + 16 * <size_t>idx + 14, 0 if flags & VRING_PACKED_DESC_F_AVAIL
                 else AVAIL_USED

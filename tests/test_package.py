@@ -13,6 +13,8 @@ LONGER = {
     # Known answers, mostly tables.
     "tests/unit/test_model_vectors.py": 800,
     "tests/unit/test_region.py": 500,
+    # Threads, tasks and processes that wait.
+    "tests/unit/test_notify.py": 720,
 }
 
 #: Compiled modules without a name for Python; they are cimported only.

@@ -127,7 +127,8 @@ class EngineBatchDriverEnd(EngineDriverEnd):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._got: deque[tuple[int, int]] = deque()
-        self._many = Batch(16, 16 * 32)
+        num = self.vq.vring_size
+        self._many = Batch(max(16, num), 16 * 8 + 2 * num)
         self._taken = Batch(3)
 
     def add(self, out: Sequence[Element], in_: Sequence[Element], token: int) -> None:
@@ -175,8 +176,8 @@ class EngineBatchDriverEnd(EngineDriverEnd):
         return self._got.popleft() if self._got else None
 
     @property
-    def num_free(self) -> int:
-        return super().num_free
+    def ahead(self) -> int:
+        return len(self._got)
 
     def enable_cb(self) -> bool:
         return self.vq.enable_cb() and not self._got

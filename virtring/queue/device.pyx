@@ -409,12 +409,14 @@ cdef class DeviceQueue(QueueSide):
         the ring does not have, or while chains are held.
         """
         cdef uint32_t num = self.s.num
+        cdef uint32_t limit
         self.enter_push()
+        limit = 0xFFFFFFFF if self.packed else 0xFFFF
         if self.s.in_flight:
             raise InvalidArgument(
                 f"{self.config.label}: {self.s.in_flight} chains are held; push them first"
             )
-        if not isinstance(position, int) or not 0 <= position < 1 << (32 if self.packed else 16):
+        if not isinstance(position, int) or not 0 <= position <= limit:
             raise InvalidArgument(f"{self.config.label}: {position!r} is not a position of this ring")
         if self.packed and ((position & 0x7FFF) >= num or ((position >> 16) & 0x7FFF) >= num):
             raise InvalidArgument(

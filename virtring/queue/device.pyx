@@ -423,6 +423,8 @@ cdef class DeviceQueue(QueueSide):
                 f"{self.config.label}: position {position:#x} is beyond the ring's {num} entries"
             )
         self.clear_state()
+        # Nobody knows what the driver was told of: notify it once (vhost: signalled_used_valid).
+        self.s.num_added = 0x10000
         if self.packed:
             self.pack.last_avail_idx = position & 0x7FFF
             self.pack.avail_flags = VRING_PACKED_DESC_F_AVAIL

@@ -230,6 +230,10 @@ cdef class Virtqueue(DriverRing):
         self.enter()
         batch.window(start, count, &first, &end)
         n = end - first
+        if self.s.num_added + min(n, <size_t>self.s.num_free) >= KICK_AT:
+            # Before anything is counted: notify() may add buffers itself, or break the queue.
+            self.kick()
+            self.enter()
         if n > batch.cols.max_desc - min(first, batch.cols.max_desc):
             raise InvalidArgument(
                 f"{self.config.label}: {n} rows from {first} on need as many descriptors; the batch"
@@ -245,8 +249,6 @@ cdef class Virtqueue(DriverRing):
             if code != VR_OK:
                 self.fault.pos += first
                 self.raise_fault(code)
-        if self.s.num_added + n >= KICK_AT:
-            self.kick()
         if n < NOGIL_ROWS:
             code = self.add_checked(batch, first, n, flags)
         else:
@@ -311,6 +313,8 @@ cdef class Virtqueue(DriverRing):
         while done < end:
             if self.s.num_added + (batch.cols.offsets[end] - batch.cols.offsets[done]) >= KICK_AT:
                 self.kick()
+                if self.broken:
+                    break
             self.busy = True
             with nogil:
                 if self.packed:
@@ -324,6 +328,8 @@ cdef class Virtqueue(DriverRing):
             elif code == VR_NO_SPACE:
                 self.s.force_direct = False
                 break
+        if self.broken and done == first:
+            self.refuse()
         return done - first
 
     # -- telling the device --------------------------------------------------------------------

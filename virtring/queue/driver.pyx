@@ -501,12 +501,15 @@ cdef class Virtqueue(DriverRing):
 
         Has a full memory barrier. (Linux ``virtqueue_poll``)
         """
-        cdef uint32_t last = last_used_idx
+        cdef uint32_t last
         self.enter()
-        if last >> 16 or (self.packed and (last & 0x7FFF) >= self.s.num):
+        if not 0 <= last_used_idx <= 0xFFFF or (
+            self.packed and (last_used_idx & 0x7FFF) >= self.s.num
+        ):
             raise InvalidArgument(
                 f"{self.config.label}: {last_used_idx} is not a value of enable_cb_prepare()"
             )
+        last = last_used_idx
         if self.packed:
             return packed_poll(&self.pack, last)
         return split_poll(&self.split, last)

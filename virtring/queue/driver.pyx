@@ -161,8 +161,6 @@ cdef class Virtqueue(DriverRing):
         if code != VR_OK:
             self.s.force_direct = False
             self.recall(id)
-            if self.contexts is not None:
-                self.contexts[id] = None
             self.refuse_full(<uint32_t>n, len(out_sgs) != 0)
         self.count_added()
         return 0
@@ -413,12 +411,11 @@ cdef class Virtqueue(DriverRing):
 
     def get_buf_ctx(self):
         """As :meth:`get_buf`, as ``(token, written, ctx)``. (Linux ``virtqueue_get_buf_ctx``)"""
-        cdef object ctx = None
+        self.last_context = None
         taken = self.get_buf()
         if taken is None:
             return None
-        if self.contexts is not None:
-            ctx, self.contexts[self.s.last_id] = self.contexts[self.s.last_id], None
+        ctx, self.last_context = self.last_context, None
         return (*taken, ctx)
 
     def get_buf_batch(self, Batch batch not None, room=None) -> int:

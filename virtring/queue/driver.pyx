@@ -228,15 +228,15 @@ cdef class Virtqueue(DriverRing):
         self.enter()
         batch.window(start, count, &first, &end)
         n = end - first
-        if self.s.num_added + min(n, <size_t>self.s.num_free) >= KICK_AT:
-            # Before anything is counted: notify() may add buffers itself, or break the queue.
-            self.kick()
-            self.enter()
         if n > batch.cols.max_desc - min(first, batch.cols.max_desc):
             raise InvalidArgument(
                 f"{self.config.label}: {n} rows from {first} on need as many descriptors; the batch"
                 f" has {batch.cols.max_desc}"
             )
+        if self.s.num_added + min(n, <size_t>self.s.num_free) >= KICK_AT:
+            # Before anything is counted: notify() may add buffers itself, or break the queue.
+            self.kick()
+            self.enter()
         if n > self.s.num_free:
             n = self.s.num_free
             # Rows that have to wait are checked now too: a bad row adds nothing, wherever it is.

@@ -107,6 +107,7 @@ ENGINE_CODES: dict[int, tuple[type[VirtioError], str]] = {
     43: (InvalidArgument, "the chain at {pos} has {val} descriptors; the batch has room for {aux}"),
     44: (InvalidArgument, "row {pos} has length 0 (address {val:#x})"),
     45: (InvalidArgument, "row {pos} says {val} bytes were written; the chain has room for {aux}"),
+    46: (InvalidArgument, "row {pos} has a descriptor with flags {val:#x}; it takes 2 (WRITE) or 0"),
 }
 
 

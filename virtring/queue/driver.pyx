@@ -127,6 +127,10 @@ cdef class Virtqueue(DriverRing):
             )
         for sgs in (out_sgs, in_sgs):
             for sg in sgs:
+                if n == total:
+                    raise InvalidArgument(
+                        f"{self.config.label}: {type(sgs).__name__} gives more items than its len()"
+                    )
                 if premapped:
                     try:
                         one.addr[n], one.len[n] = sg
@@ -139,6 +143,8 @@ cdef class Virtqueue(DriverRing):
                 one.cols.flags[n] = VRING_DESC_F_WRITE if write else 0
                 n += 1
             write = True
+        # Iterating may have run anything.
+        self.enter()
         code = check_chain(
             self.s, &self.table.table, one.cols.addr, one.cols.len, one.cols.flags, n, 0
         )

@@ -156,6 +156,7 @@ cdef class DeviceQueue(QueueSide):
         if self.busy:
             self.refuse()
         self.free_state()
+        self.s.in_flight = 0
         self.generation += 1
         self.unbind_areas()
         self.broken = False
@@ -193,7 +194,8 @@ cdef class DeviceQueue(QueueSide):
                 tried, <uint64_t>self.fault.aux, self.fault.perm
             ):
                 break
-            self.rebind()
+            # The handler is the caller's code: the queue may be another by now, or none.
+            self.enter_ring()
         if code == VR_OK or (popped and (code == VR_BATCH_ROOM or code == VR_CHAIN_ADDRESS)):
             # What stopped the batch waits for the next call, with the popped ones out of the way.
             return popped

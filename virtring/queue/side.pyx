@@ -3,6 +3,7 @@
 import numpy as np
 
 cimport cython
+from libc.stdint cimport uint64_t
 
 from virtring.memory.guest cimport GuestMemory
 
@@ -129,8 +130,10 @@ cdef class QueueSide:
         return 0
 
     cdef object fault_error(self, int code):
+        # Values are counts or addresses, never negative: those from 2**63 on neither.
         return engine_error(
-            code, self.config.label, self.fault.pos, self.fault.val, self.fault.aux
+            code, self.config.label, self.fault.pos, <uint64_t>self.fault.val,
+            <uint64_t>self.fault.aux,
         )
 
     cdef int raise_fault(self, int code) except -1:

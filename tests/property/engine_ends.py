@@ -1,4 +1,4 @@
-"""The engine's Virtqueue and DeviceQueue as ends of the ring machine, call by call and in batches."""
+"""The engine's Virtqueue and DeviceQueue as ends of the machine, by calls and in batches."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from virtring.spec.dtypes import (
     vring_used,
 )
 
+NONE = Feature(0)
 KINDS = ("split", "packed")
 BASE = 0x10000
 SIZE = 1 << 20
@@ -58,7 +59,7 @@ class Ring:
         self,
         kind: str,
         num: int = 8,
-        features: Feature = Feature(0),
+        features: Feature = NONE,
         *,
         callback: Any = None,
         transport: Any = None,

@@ -199,11 +199,10 @@ def test_in_order_group_longer_than_the_index_says(batched: bool, idx: int) -> N
     write_used(ring, 0, 3, 5)
     ring.raw.used["idx"] = idx
     take = Taker(ring, batched)
-    got = []
+    for token in tokens[: idx - 1]:
+        assert take() == [(token, 16)]
     with pytest.raises(BadUsedRing, match="id 3 out of order"):
-        while True:
-            got += take()
-    assert got == [(token, 16) for token in tokens[: idx - 1]]
+        take()
     assert_broken_but_whole(ring, tokens[idx - 1 :])
 
 

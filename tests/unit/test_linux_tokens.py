@@ -227,16 +227,16 @@ def test_break_device(kind: str) -> None:
 @both
 def test_a_deleted_queue_gives_its_ring_back(kind: str) -> None:
     ring = Ring(kind, 8, IND)
-    buf = ring.buf()
+    addr = ring.addr(ring.buf())
     kept = ring.memory.allocated
-    ring.vq.add_sgs([buf], [buf], "in flight")
+    ring.vq.virtqueue_add([(addr, 8)], [(addr, 8)], "in flight", premapped=True)
     ring.raw = None  # type: ignore[assignment]
     ring.dq.close()
     vring_del_virtqueue(ring.vq)
     vring_del_virtqueue(ring.vq)
     assert ring.memory.allocated < kept
     for call in (
-        lambda: ring.vq.add_outbuf(buf, 1),
+        lambda: ring.vq.add_outbuf_premapped([(addr, 8)], 1),
         ring.vq.get_buf,
         ring.vq.kick,
         ring.vq.kick_prepare,
@@ -251,7 +251,6 @@ def test_a_deleted_queue_gives_its_ring_back(kind: str) -> None:
         with pytest.raises(QueueClosed):
             call()
     assert ring.vq.notify() is False
-    del buf
     ring.memory.close()
 
 

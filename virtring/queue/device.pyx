@@ -236,7 +236,10 @@ cdef class DeviceQueue(QueueSide):
         batch.rows = self.pop_rows(batch, limit)
         return batch.rows
 
-    cdef size_t push_rows(self, const uint32_t* id, const uint32_t* written, size_t n) except? 0:
+    cdef size_t push_rows(
+        self, const uint32_t* id, const uint32_t* written, size_t n, size_t row
+    ) except? 0:
+        """Push n rows; ``row`` is the number of the first one, for messages."""
         cdef size_t published = 0
         cdef int code
         if n < NOGIL_ROWS:
@@ -247,6 +250,7 @@ cdef class DeviceQueue(QueueSide):
                 code = self.push_plain(id, written, n, &published)
             self.busy = False
         if code != VR_OK:
+            self.fault.pos += row
             self.raise_fault(code)
         return published
 
@@ -266,7 +270,9 @@ cdef class DeviceQueue(QueueSide):
         batch.window(start, count, &first, &end)
         if first == end:
             return 0
-        return self.push_rows(batch.cols.id + first, batch.cols.written + first, end - first)
+        return self.push_rows(
+            batch.cols.id + first, batch.cols.written + first, end - first, first
+        )
 
     cdef int enter_ring(self) except -1:
         if self.config is None:
@@ -313,7 +319,7 @@ cdef class DeviceQueue(QueueSide):
             length = written
         else:
             raise InvalidArgument(f"written is {written}; it takes 0 to 2**32 - 1")
-        self.push_rows(&id, &length, 1)
+        self.push_rows(&id, &length, 1, 0)
         chain.returned = True
 
     # -- notifications -------------------------------------------------------------------------

@@ -174,7 +174,9 @@ cdef class DeviceQueue(QueueSide):
         cdef size_t popped = 0
         cdef int code
         cdef uint64_t tried = 0
+        cdef unsigned long generation = self.generation
         cdef bint again = False
+        cdef bint found
         while True:
             if room < NOGIL_ROWS:
                 code = self.pop_plain(batch, room, &popped)
@@ -190,12 +192,15 @@ cdef class DeviceQueue(QueueSide):
                 break
             again = True
             tried = <uint64_t>self.fault.val
-            if not self.memory.resolve_miss(
+            found = self.memory.resolve_miss(
                 tried, <uint64_t>self.fault.aux, self.fault.perm
-            ):
-                break
-            # The handler is the caller's code: the queue may be another by now, or none.
+            )
+            # The handler is the caller's code: the ring may be another by now, or none.
             self.enter_ring()
+            if self.generation != generation:
+                return 0
+            if not found:
+                break
         if code == VR_OK or (popped and (code == VR_BATCH_ROOM or code == VR_CHAIN_ADDRESS)):
             # What stopped the batch waits for the next call, with the popped ones out of the way.
             return popped

@@ -99,7 +99,7 @@ ENGINE_CODES: dict[int, tuple[type[VirtioError], str]] = {
     32: (InvalidArgument, "id {val} (row {pos}) is not one the device holds: it was never popped or"
          " was returned before"),
     33: (BadChain, "the chain at {pos} is cut off: descriptor {val} of it is not available"),
-    34: (BadChain, "{val} descriptors are in flight in a ring of {aux}"),
+    34: (BadChain, "with the chain at {pos}, {val} descriptors are in flight in a ring of {aux}"),
     40: (AddressError, "row {pos} is a buffer at {val:#x} of {aux} bytes, not inside the memory"),
     41: (InvalidArgument, "row {pos} has {val} descriptors; a buffer of this queue has 1 to {aux}"),
     42: (InvalidArgument, "row {pos} has a readable descriptor behind a writable one (descriptor"

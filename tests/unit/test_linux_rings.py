@@ -61,7 +61,7 @@ def resettable(kind: str, num: int = 8, **options: Any) -> tuple[Ring, Transport
 def works(ring: Ring) -> None:
     buf = ring.buf()
     for i in range(3 * ring.vq.vring_size + 1):
-        ring.vq.add_sgs([buf], [buf], i)
+        ring.vq.add_sgs([buf] if ring.vq.vring_size > 1 else [], [buf], i)
         assert ring.serve(16) == 1
         assert ring.vq.get_buf() == (i, 16)
 
@@ -156,7 +156,7 @@ def test_resize_refuses(kind: str) -> None:
 
 @both
 def test_resize_without_memory_goes_on_with_the_old_ring(kind: str) -> None:
-    ring, transport = resettable(kind, 4096)
+    ring, _ = resettable(kind, 4096)
     virtqueue_resize(ring.vq, 8)
     works(ring)
     rest = 1 << 16
@@ -185,14 +185,11 @@ def test_may_reduce_num(kind: str) -> None:
     with pytest.raises(OutOfMemory, match="no room for a ring of 4096"):
         vring_create_virtqueue(0, 4096, 64, vdev)
     vq = vring_create_virtqueue(0, 4096, 64, vdev, may_reduce_num=True)
-    assert vq.vring_size == (512 if kind == "packed" else 256)
+    assert vq.vring_size == 512
     assert vq.we_own_ring
     assert vq.num_max == 4096
-    left = []
-    with pytest.raises(OutOfMemory):
-        while True:
-            left.append(vring_create_virtqueue(0, 4096, 64, vdev, may_reduce_num=True))
-    assert left[-1].vring_size >= 1
+    rest = vring_create_virtqueue(0, 4096, 64, vdev, may_reduce_num=True)
+    assert 1 <= rest.vring_size < 512
     vq.close()
     vring_create_virtqueue(0, 256, 64, vdev)
 
@@ -200,10 +197,7 @@ def test_may_reduce_num(kind: str) -> None:
 def test_packed_reduces_to_any_number() -> None:
     memory = GuestMemory.create(0x1000, base=BASE)
     vdev = RingDevice(memory, Feature.VERSION_1 | Feature.RING_PACKED)
-    assert (
-        vring_create_virtqueue(0, 999, 64, vdev, may_reduce_num=True).vring_size
-        == 124 * 2 + 1 - 125
-    )
+    assert vring_create_virtqueue(0, 999, 64, vdev, may_reduce_num=True).vring_size == 124
 
 
 @both

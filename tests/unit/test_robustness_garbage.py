@@ -21,7 +21,9 @@ combinations = pytest.mark.parametrize(
 )
 #: What to do next, and where and which byte garbage is.
 steps = st.lists(
-    st.tuples(st.integers(0, 11), st.integers(0, 1 << 16), st.sampled_from([0, 1, 2, 4, 7, 8, 128, 255])),
+    st.tuples(
+        st.integers(0, 11), st.integers(0, 1 << 16), st.sampled_from([0, 1, 2, 4, 7, 8, 128, 255])
+    ),
     min_size=5,
     max_size=80,
 )  # fmt: skip

@@ -120,11 +120,8 @@ ENGINE_CODES: dict[int, tuple[type[VirtioError], str]] = {
         " was returned before",
     ),
     33: (BadChain, "the chain at {pos} is cut off: descriptor {val} of it is not available"),
-    34: (BadChain, "{val} descriptors are in flight in a ring of {aux}"),
-    40: (
-        InvalidArgument,
-        "row {pos} is a buffer at {val:#x} of {aux} bytes, not inside the memory",
-    ),
+    34: (BadChain, "with the chain at {pos}, {val} descriptors are in flight in a ring of {aux}"),
+    40: (AddressError, "row {pos} is a buffer at {val:#x} of {aux} bytes, not inside the memory"),
     41: (InvalidArgument, "row {pos} has {val} descriptors; a buffer of this queue has 1 to {aux}"),
     42: (
         InvalidArgument,
@@ -133,6 +130,10 @@ ENGINE_CODES: dict[int, tuple[type[VirtioError], str]] = {
     43: (InvalidArgument, "the chain at {pos} has {val} descriptors; the batch has room for {aux}"),
     44: (InvalidArgument, "row {pos} has length 0 (address {val:#x})"),
     45: (InvalidArgument, "row {pos} says {val} bytes were written; the chain has room for {aux}"),
+    46: (
+        InvalidArgument,
+        "row {pos} has a descriptor with flags {val:#x}; it takes 2 (WRITE) or 0",
+    ),
 }
 
 

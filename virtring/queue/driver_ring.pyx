@@ -204,6 +204,8 @@ cdef class DriverRing(QueueSide):
         cdef object data = self.tokens[id]
         if data is not None:
             self.tokens[id] = None
+            if self.contexts is not None:
+                self.last_context, self.contexts[id] = self.contexts[id], None
             token_remove(&self.in_use, <uintptr_t><void*>data)
             self.n_objects -= 1
         return data

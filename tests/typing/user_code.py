@@ -15,6 +15,8 @@ def both_sides() -> bytes:
     out.len = 4
     vq.add_sgs([out], [answer], data="token")
     vq.add_outbuf(out)
+    buffers = [out, answer]
+    vq.add_inbuf(buffers)
     vq.add_inbuf([answer, memoryview(answer)], data=("any", "object"))
     vq.add_outbuf_premapped([(out.addr, 4)], data=1)
     if vq.kick_prepare():

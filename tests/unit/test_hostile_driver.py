@@ -46,7 +46,8 @@ def pop(ring: Ring, batched: bool) -> list[Any]:
         chain = ring.dq.next_chain()
         return [] if chain is None else [chain.id]
     batch = Batch(4, 64)
-    return batch.id[: ring.dq.pop(batch)].tolist()
+    ids: list[Any] = batch.id[: ring.dq.pop(batch)].tolist()
+    return ids
 
 
 def table(ring: Ring, descs: Sequence[Desc]) -> int:
@@ -112,7 +113,7 @@ def test_bad_descriptor(kind: str, batched: bool, case: Case, message: str, befo
     for k in range(before):
         put(ring, k, [(addr, 4, WRITE)])
     put(ring, before, case(ring, addr))
-    got = []
+    got: list[int] = []
     while len(got) < before:
         got += pop(ring, batched)
     assert got == list(range(before))

@@ -101,7 +101,7 @@ def test_enable_cb_delayed_waits_for_three_quarters(kind: str) -> None:
 
 @both
 def test_vring_interrupt(kind: str) -> None:
-    called = []
+    called: list[object] = []
     ring = Ring(kind, 8, EVENT, callback=called.append)
     assert ring.vq.vring_interrupt() is False
     ring.vq.add_outbuf(ring.buf(), 1)

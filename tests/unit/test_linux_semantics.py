@@ -258,7 +258,7 @@ def test_a_forced_kick_that_fails_adds_nothing_more(kind: str) -> None:
 @both
 def test_a_forced_kick_may_add_buffers_itself(kind: str) -> None:
     """notify() runs Python code, which may use up the room that the batch counted on."""
-    added = []
+    added: list[object] = []
 
     def notify(vq: Any) -> None:
         if not added:

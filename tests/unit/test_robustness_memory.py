@@ -116,9 +116,12 @@ def test_what_a_miss_handler_raises_leaves_the_chain_there(kind: str) -> None:
 @pytest.mark.parametrize("how", ["reset", "close"])
 def test_a_miss_handler_may_take_the_queue_away(kind: str, how: str) -> None:
     ring = Ring(kind, 8)
-    tlb = IotlbMemory(
-        ring.memory, lambda addr, size, perm: getattr(dq, how)() or tlb.map(0, 9, BASE)
-    )
+
+    def miss(addr: int, size: int, perm: str) -> None:
+        getattr(dq, how)()
+        tlb.map(0, 9, BASE)
+
+    tlb = IotlbMemory(ring.memory, miss)
     tlb.map(BASE, SIZE // 2, BASE)
     dq = DeviceQueue(tlb, ring.vq.config)
     ring.vq.add_outbuf_premapped([(BASE + SIZE // 2, 4)], 1)

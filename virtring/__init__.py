@@ -3,6 +3,7 @@
 Driver and device sides of split and packed virtio rings, over memory that processes share.
 """
 
+from virtring._include import get_include
 from virtring._version import __version__
 from virtring.errors import (
     AddressError,
@@ -27,10 +28,18 @@ from virtring.queue import (
     Chain,
     Descriptor,
     DeviceQueue,
+    EventFd,
     QueueConfig,
+    RingDescription,
     RingDevice,
+    Spin,
     Virtqueue,
+    async_wait_available,
+    async_wait_used,
     create_pair,
+    describe,
+    spin_available,
+    spin_used,
     transport_features,
     virtio_break_device,
     virtio_unbreak_device,
@@ -39,6 +48,8 @@ from virtring.queue import (
     vring_del_virtqueue,
     vring_new_virtqueue,
     vring_size,
+    wait_available,
+    wait_used,
 )
 from virtring.spec.features import Feature
 
@@ -53,6 +64,7 @@ __all__ = [
     "Chain",
     "Descriptor",
     "DeviceQueue",
+    "EventFd",
     "Feature",
     "GuestMemory",
     "InvalidArgument",
@@ -68,12 +80,20 @@ __all__ = [
     "QueueClosed",
     "QueueConfig",
     "Region",
+    "RingDescription",
     "RingDevice",
+    "Spin",
     "VirtioError",
     "Virtqueue",
     "WaitTimeout",
     "__version__",
+    "async_wait_available",
+    "async_wait_used",
     "create_pair",
+    "describe",
+    "get_include",
+    "spin_available",
+    "spin_used",
     "transport_features",
     "virtio_break_device",
     "virtio_unbreak_device",
@@ -82,4 +102,6 @@ __all__ = [
     "vring_del_virtqueue",
     "vring_new_virtqueue",
     "vring_size",
+    "wait_available",
+    "wait_used",
 ]

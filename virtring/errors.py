@@ -58,7 +58,7 @@ class BadRing(QueueBroken):
 
 
 class BadUsedRing(BadRing):
-    """What the device wrote is wrong: an id out of range or not outstanding, an index that jumps."""
+    """What the device wrote is wrong: an id out of range or not in flight, an index that jumps."""
 
 
 class BadChain(BadRing):
@@ -79,34 +79,61 @@ ENGINE_CODES: dict[int, tuple[type[VirtioError], str]] = {
     1: (NoSpace, "the buffer needs {val} descriptors and {aux} are free"),
     2: (QueueBroken, "the queue is broken: reset it, or detach_unused_buf() what it holds"),
     10: (BadUsedRing, "used entry {pos} names id {val}; a ring of {aux} has ids 0 to {aux} - 1"),
-    11: (BadUsedRing, "used entry {pos} names id {val}, which is not the head of a buffer in flight"),
+    11: (
+        BadUsedRing,
+        "used entry {pos} names id {val}, which is not the head of a buffer in flight",
+    ),
     12: (BadUsedRing, "used.idx went from {pos} to {val}, but only {aux} buffers are in flight"),
-    13: (BadUsedRing, "used entry {pos} names id {val} out of order, though IN_ORDER was negotiated"),
+    13: (
+        BadUsedRing,
+        "used entry {pos} names id {val} out of order, though IN_ORDER was negotiated",
+    ),
     20: (BadChain, "avail.idx went from {pos} to {val}, more than the ring's {aux} entries"),
-    21: (BadChain, "available entry {pos} names head {val}; a ring of {aux} has heads 0 to {aux} - 1"),
+    21: (
+        BadChain,
+        "available entry {pos} names head {val}; a ring of {aux} has heads 0 to {aux} - 1",
+    ),
     22: (BadChain, "available entry {pos} names head {val}, which the device still holds"),
-    23: (BadChain, "a descriptor of the chain at {pos} has next {val}; the table has {aux} entries"),
+    23: (
+        BadChain,
+        "a descriptor of the chain at {pos} has next {val}; the table has {aux} entries",
+    ),
     24: (BadChain, "the chain at {pos} has more than {aux} descriptors: it loops or is too long"),
-    25: (BadChain, "a descriptor of the chain at {pos} has address {val:#x} and length {aux},"
-         " not inside the memory with the rights it needs"),
+    25: (
+        BadChain,
+        "a descriptor of the chain at {pos} has address {val:#x} and length {aux},"
+        " not inside the memory with the rights it needs",
+    ),
     26: (BadChain, "a descriptor of the chain at {pos} has length 0 (address {val:#x})"),
     27: (BadChain, "the chain at {pos} has a readable descriptor behind a writable one"),
     28: (BadChain, "the chain at {pos} uses INDIRECT, which was not negotiated"),
     29: (BadChain, "the chain at {pos} has an INDIRECT descriptor inside an indirect table"),
-    30: (BadChain, "the chain at {pos} has an indirect table of {val} bytes; it takes a multiple"
-         " of 16, from 16 to 16 * {aux}"),
+    30: (
+        BadChain,
+        "the chain at {pos} has an indirect table of {val} bytes; it takes a multiple"
+        " of 16, from 16 to 16 * {aux}",
+    ),
     31: (BadChain, "the chain at {pos} sets INDIRECT together with NEXT"),
-    32: (InvalidArgument, "id {val} (row {pos}) is not one the device holds: it was never popped or"
-         " was returned before"),
+    32: (
+        InvalidArgument,
+        "id {val} (row {pos}) is not one the device holds: it was never popped or"
+        " was returned before",
+    ),
     33: (BadChain, "the chain at {pos} is cut off: descriptor {val} of it is not available"),
-    34: (BadChain, "{val} descriptors are in flight in a ring of {aux}"),
-    40: (InvalidArgument, "row {pos} is a buffer at {val:#x} of {aux} bytes, not inside the memory"),
+    34: (BadChain, "with the chain at {pos}, {val} descriptors are in flight in a ring of {aux}"),
+    40: (AddressError, "row {pos} is a buffer at {val:#x} of {aux} bytes, not inside the memory"),
     41: (InvalidArgument, "row {pos} has {val} descriptors; a buffer of this queue has 1 to {aux}"),
-    42: (InvalidArgument, "row {pos} has a readable descriptor behind a writable one (descriptor"
-         " {val})"),
+    42: (
+        InvalidArgument,
+        "row {pos} has a readable descriptor behind a writable one (descriptor {val})",
+    ),
     43: (InvalidArgument, "the chain at {pos} has {val} descriptors; the batch has room for {aux}"),
     44: (InvalidArgument, "row {pos} has length 0 (address {val:#x})"),
     45: (InvalidArgument, "row {pos} says {val} bytes were written; the chain has room for {aux}"),
+    46: (
+        InvalidArgument,
+        "row {pos} has a descriptor with flags {val:#x}; it takes 2 (WRITE) or 0",
+    ),
 }
 
 

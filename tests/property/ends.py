@@ -85,6 +85,15 @@ class BatchDriverEnd(DriverEnd, Protocol):
         """All or nothing. Raises :class:`RingFull`."""
 
 
+@runtime_checkable
+class AheadDriverEnd(DriverEnd, Protocol):
+    """A driver that takes several used buffers from the ring at once and hands them out singly."""
+
+    @property
+    def ahead(self) -> int:
+        """Buffers taken from the ring, their descriptors free, that ``get`` has yet to give."""
+
+
 class DeviceEnd(Protocol):
     """The device. It is created after the driver."""
 

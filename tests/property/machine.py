@@ -27,6 +27,7 @@ from virtring.spec.features import Feature
 
 from .ends import (
     AddArgs,
+    AheadDriverEnd,
     BatchDeviceEnd,
     BatchDriverEnd,
     DeviceEnd,
@@ -258,7 +259,8 @@ class RingMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.ready)
     @invariant()
     def descriptors_are_conserved(self) -> None:
-        out = [*self.available, *self.held, *self.used]
+        ahead = self.driver.ahead if isinstance(self.driver, AheadDriverEnd) else 0
+        out = [*self.available, *self.held, *self.used[ahead:]]
         taken = self.num - self.driver.num_free
         most = sum(len(sent.segments) for sent in out)
         least = len(out) if self.indirect else most

@@ -1,16 +1,20 @@
+from typing import Self, final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from virtring.memory.guest import GuestMemory
 
+@final
 class Block:
-    def __init__(self, memory: GuestMemory, size: int, align: int) -> None: ...
+    def __new__(cls, memory: GuestMemory, size: int, align: int) -> Self: ...
     @property
     def addr(self) -> int: ...
     @property
     def size(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@final
 class Buffer:
     len: int
     @property
@@ -23,10 +27,9 @@ class Buffer:
     def view(self) -> memoryview: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@final
 class BufferPool:
-    def __init__(
-        self, memory: GuestMemory, count: int, size: int, *, align: int = 64
-    ) -> None: ...
+    def __init__(self, memory: GuestMemory, count: int, size: int, *, align: int = 64) -> None: ...
     @property
     def memory(self) -> GuestMemory: ...
     @property

@@ -1,4 +1,4 @@
-"""Where a ring's parts lie: the layouts of both rings, and the description that both sides share."""
+"""Where a ring's parts lie: the layouts of both rings, and the description both sides share."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -51,7 +51,7 @@ def round_up(value: int, align: int) -> int:
 
 
 def vring_size(num: int, align: int) -> int:
-    """Bytes of a split ring in one piece, as the legacy interface lays it out (Linux vring_size)."""
+    """Bytes of a split ring in one piece, as the legacy interface has it (Linux vring_size)."""
     check_size(num, packed=False)
     check_align(align)
     return round_up(16 * num + 6 + 2 * num, align) + used_bytes(num, False)

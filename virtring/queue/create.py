@@ -218,7 +218,9 @@ def virtqueue_resize(
     """
     check_size(num, vq.packed)
     if num > vq.num_max:
-        raise InvalidArgument(f"{vq.config.label}: size {num}; it was made for at most {vq.num_max}")
+        raise InvalidArgument(
+            f"{vq.config.label}: size {num}; it was made for at most {vq.num_max}"
+        )
     if not vq.we_own_ring:
         raise InvalidArgument(f"{vq.config.label}: its ring memory is not its own")
     if num == vq.vring_size:

@@ -22,7 +22,9 @@ cdef class DeviceQueue(QueueSide):
     cdef void free_state(self) noexcept
     cdef int clear_state(self) except -1
     cdef size_t pop_rows(self, Batch batch, size_t room) except? 0
-    cdef size_t push_rows(self, const uint32_t* id, const uint32_t* written, size_t n) except? 0
+    cdef size_t push_rows(
+        self, const uint32_t* id, const uint32_t* written, size_t n, size_t row
+    ) except? 0
     cdef int pop_plain(self, Batch batch, size_t room, size_t* popped) noexcept nogil
     cdef int push_plain(
         self, const uint32_t* id, const uint32_t* written, size_t n, size_t* published

@@ -5,7 +5,6 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from virtring.memory.barriers cimport load16, swap16
-from virtring.memory.table cimport PERM_WRITE
 from virtring.queue.chain cimport Chain, make_chain
 from virtring.ring.common cimport VR_BATCH_ROOM, VR_CHAIN_ADDRESS, VR_OK
 from virtring.ring.device cimport device_pop, device_push
@@ -19,7 +18,7 @@ from virtring.ring.split_device cimport (
     split_device_ready,
 )
 from virtring.spec.ring cimport (
-    VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_EVENT_FLAG_DISABLE, VRING_PACKED_EVENT_FLAG_ENABLE,
+    VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_EVENT_FLAG_ENABLE,
 )
 
 from virtring.errors import InvalidArgument, OutOfMemory, QueueClosed
@@ -156,6 +155,7 @@ cdef class DeviceQueue(QueueSide):
         if self.busy:
             self.refuse()
         self.free_state()
+        self.s.in_flight = 0
         self.generation += 1
         self.unbind_areas()
         self.broken = False
@@ -173,7 +173,9 @@ cdef class DeviceQueue(QueueSide):
         cdef size_t popped = 0
         cdef int code
         cdef uint64_t tried = 0
+        cdef unsigned long generation = self.generation
         cdef bint again = False
+        cdef bint found
         while True:
             if room < NOGIL_ROWS:
                 code = self.pop_plain(batch, room, &popped)
@@ -189,11 +191,15 @@ cdef class DeviceQueue(QueueSide):
                 break
             again = True
             tried = <uint64_t>self.fault.val
-            if not self.memory.resolve_miss(
+            found = self.memory.resolve_miss(
                 tried, <uint64_t>self.fault.aux, self.fault.perm
-            ):
+            )
+            # The handler is the caller's code: the ring may be another by now, or none.
+            self.enter_ring()
+            if self.generation != generation:
+                return 0
+            if not found:
                 break
-            self.rebind()
         if code == VR_OK or (popped and (code == VR_BATCH_ROOM or code == VR_CHAIN_ADDRESS)):
             # What stopped the batch waits for the next call, with the popped ones out of the way.
             return popped
@@ -234,7 +240,10 @@ cdef class DeviceQueue(QueueSide):
         batch.rows = self.pop_rows(batch, limit)
         return batch.rows
 
-    cdef size_t push_rows(self, const uint32_t* id, const uint32_t* written, size_t n) except? 0:
+    cdef size_t push_rows(
+        self, const uint32_t* id, const uint32_t* written, size_t n, size_t row
+    ) except? 0:
+        """Push n rows; ``row`` is the number of the first one, for messages."""
         cdef size_t published = 0
         cdef int code
         if n < NOGIL_ROWS:
@@ -245,6 +254,7 @@ cdef class DeviceQueue(QueueSide):
                 code = self.push_plain(id, written, n, &published)
             self.busy = False
         if code != VR_OK:
+            self.fault.pos += row
             self.raise_fault(code)
         return published
 
@@ -264,7 +274,9 @@ cdef class DeviceQueue(QueueSide):
         batch.window(start, count, &first, &end)
         if first == end:
             return 0
-        return self.push_rows(batch.cols.id + first, batch.cols.written + first, end - first)
+        return self.push_rows(
+            batch.cols.id + first, batch.cols.written + first, end - first, first
+        )
 
     cdef int enter_ring(self) except -1:
         if self.config is None:
@@ -311,7 +323,7 @@ cdef class DeviceQueue(QueueSide):
             length = written
         else:
             raise InvalidArgument(f"written is {written}; it takes 0 to 2**32 - 1")
-        self.push_rows(&id, &length, 1)
+        self.push_rows(&id, &length, 1, 0)
         chain.returned = True
 
     # -- notifications -------------------------------------------------------------------------
@@ -409,18 +421,24 @@ cdef class DeviceQueue(QueueSide):
         the ring does not have, or while chains are held.
         """
         cdef uint32_t num = self.s.num
+        cdef uint32_t limit
         self.enter_push()
+        limit = 0xFFFFFFFF if self.packed else 0xFFFF
         if self.s.in_flight:
             raise InvalidArgument(
                 f"{self.config.label}: {self.s.in_flight} chains are held; push them first"
             )
-        if not isinstance(position, int) or not 0 <= position < 1 << (32 if self.packed else 16):
-            raise InvalidArgument(f"{self.config.label}: {position!r} is not a position of this ring")
+        if not isinstance(position, int) or not 0 <= position <= limit:
+            raise InvalidArgument(
+                f"{self.config.label}: {position!r} is not a position of this ring"
+            )
         if self.packed and ((position & 0x7FFF) >= num or ((position >> 16) & 0x7FFF) >= num):
             raise InvalidArgument(
                 f"{self.config.label}: position {position:#x} is beyond the ring's {num} entries"
             )
         self.clear_state()
+        # Nobody knows what the driver was told of: notify it once (vhost: signalled_used_valid).
+        self.s.num_added = 0x10000
         if self.packed:
             self.pack.last_avail_idx = position & 0x7FFF
             self.pack.avail_flags = VRING_PACKED_DESC_F_AVAIL

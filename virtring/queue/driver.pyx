@@ -69,12 +69,11 @@ cdef class Virtqueue(DriverAdd):
 
     def get_buf_ctx(self):
         """As :meth:`get_buf`, as ``(token, written, ctx)``. (Linux ``virtqueue_get_buf_ctx``)"""
-        cdef object ctx = None
+        self.last_context = None
         taken = self.get_buf()
         if taken is None:
             return None
-        if self.contexts is not None:
-            ctx, self.contexts[self.s.last_id] = self.contexts[self.s.last_id], None
+        ctx, self.last_context = self.last_context, None
         return (*taken, ctx)
 
     def get_buf_batch(self, Batch batch not None, room=None) -> int:
@@ -157,12 +156,15 @@ cdef class Virtqueue(DriverAdd):
 
         Has a full memory barrier. (Linux ``virtqueue_poll``)
         """
-        cdef uint32_t last = last_used_idx
+        cdef uint32_t last
         self.enter()
-        if last >> 16 or (self.packed and (last & 0x7FFF) >= self.s.num):
+        if not 0 <= last_used_idx <= 0xFFFF or (
+            self.packed and (last_used_idx & 0x7FFF) >= self.s.num
+        ):
             raise InvalidArgument(
                 f"{self.config.label}: {last_used_idx} is not a value of enable_cb_prepare()"
             )
+        last = last_used_idx
         if self.packed:
             return packed_poll(&self.pack, last)
         return split_poll(&self.split, last)
@@ -310,7 +312,7 @@ cdef class Virtqueue(DriverAdd):
         return ops
 
     def replace_ring(self, config, blocks) -> None:
-        """Run on another ring from now on; for :func:`virtqueue_resize`, with the queue disabled."""
+        """Run on another ring from now on; for :func:`virtqueue_resize`, the queue disabled."""
         if self.s.in_flight:
             raise InvalidArgument(f"{self.config.label}: {self.s.in_flight} buffers are in flight")
         self.setup(config, list(blocks))

@@ -91,6 +91,10 @@ cdef class DriverAdd(DriverRing):
             )
         for sgs in (out_sgs, in_sgs):
             for sg in sgs:
+                if n == total:
+                    raise InvalidArgument(
+                        f"{self.config.label}: {type(sgs).__name__} gives more items than its len()"
+                    )
                 if premapped:
                     try:
                         one.addr[n], one.len[n] = sg
@@ -103,6 +107,8 @@ cdef class DriverAdd(DriverRing):
                 one.cols.desc[n].flags = VRING_DESC_F_WRITE if write else 0
                 n += 1
             write = True
+        # Iterating may have run anything.
+        self.enter()
         code = check_chain(
             self.s, &self.table.table, one.cols.desc, n, 0
         )
@@ -125,8 +131,6 @@ cdef class DriverAdd(DriverRing):
         if code != VR_OK:
             self.s.force_direct = False
             self.recall(id)
-            if self.contexts is not None:
-                self.contexts[id] = None
             self.refuse_full(<uint32_t>n, len(out_sgs) != 0)
         self.count_added()
         return 0
@@ -199,6 +203,10 @@ cdef class DriverAdd(DriverRing):
                 f"{self.config.label}: {n} rows from {first} on need as many descriptors; the batch"
                 f" has {batch.cols.max_desc}"
             )
+        if self.s.num_added + min(n, <size_t>self.s.num_free) >= KICK_AT:
+            # Before anything is counted: notify() may add buffers itself, or break the queue.
+            self.kick()
+            self.enter()
         if n > self.s.num_free:
             n = self.s.num_free
             # Rows that have to wait are checked now too: a bad row adds nothing, wherever it is.
@@ -209,8 +217,6 @@ cdef class DriverAdd(DriverRing):
             if code != VR_OK:
                 self.fault.pos += first
                 self.raise_fault(code)
-        if self.s.num_added + n >= KICK_AT:
-            self.kick()
         if n < NOGIL_ROWS:
             code = self.add_checked(batch, first, n, flags)
         else:
@@ -233,7 +239,7 @@ cdef class DriverAdd(DriverRing):
         return driver_add_rows(&self.split, &self.table.table, sg, token, n, flags)
 
     def add_outbuf_batch(self, Batch batch not None, start=0, count=None) -> int:
-        """Add rows of one device-readable descriptor each: ``addr``, ``len`` and ``token`` of row i.
+        """Add rows of one device-readable descriptor each: ``addr``, ``len``, ``token`` of row i.
 
         Rows ``start`` to ``start + count``, by default up to ``batch.count``. All are checked
         first (AddressError or InvalidArgument: nothing was added); then as many as there are free
@@ -274,6 +280,8 @@ cdef class DriverAdd(DriverRing):
         while done < end:
             if self.s.num_added + (batch.cols.offsets[end] - batch.cols.offsets[done]) >= KICK_AT:
                 self.kick()
+                if self.broken:
+                    break
             self.busy = True
             with nogil:
                 if self.packed:
@@ -287,6 +295,8 @@ cdef class DriverAdd(DriverRing):
             elif code == VR_NO_SPACE:
                 self.s.force_direct = False
                 break
+        if self.broken and done == first:
+            self.refuse()
         return done - first
 
     # -- telling the device --------------------------------------------------------------------

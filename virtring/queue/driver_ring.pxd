@@ -17,6 +17,7 @@ cdef class DriverRing(QueueSide):
     cdef bint callbacks                 # on from the start
     cdef list tokens                    # by id; None where the token is a number
     cdef list contexts                  # by id; None unless made with context=True
+    cdef object last_context            # of the buffer that recall() gave last
     cdef token_set in_use
     cdef uint32_t n_objects             # outstanding object tokens
     cdef uint32_t detach_from

@@ -1,7 +1,6 @@
 """The ring under a Virtqueue: its memory and bookkeeping, its tokens, buffers as addresses."""
 
 from cpython.buffer cimport (
-    PyBUF_FULL_RO,
     PyBUF_SIMPLE,
     PyBUF_WRITABLE,
     PyBuffer_Release,
@@ -22,7 +21,6 @@ from virtring.ring.split_driver cimport split_disable_cb
 from virtring.spec.ring cimport VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_EVENT_FLAG_ENABLE
 
 from virtring.errors import AddressError, InvalidArgument, NotSupported, OutOfMemory
-from virtring.queue.config import round_up
 from virtring.spec.features import Feature
 
 cdef object U32_MAX = 0xFFFFFFFF
@@ -35,7 +33,7 @@ cdef class DriverRing(QueueSide):
         self.free_state()
 
     cdef int setup(self, object config, list blocks) except -1:
-        """Bind the ring that ``config`` describes, in its initial state. Ours to free: ``blocks``."""
+        """Bind the ring that ``config`` describes, in its initial state. ``blocks`` are ours."""
         cdef size_t num = config.size
         # Linux: a queue with per-buffer contexts does not go indirect.
         cdef bint indirect = Feature.INDIRECT_DESC in config.features and not self.context
@@ -147,7 +145,7 @@ cdef class DriverRing(QueueSide):
     # -- buffers and tokens --------------------------------------------------------------------
 
     cdef int resolve(self, object sg, bint write, uint64_t* addr, uint32_t* length) except -1:
-        """Guest address and length of a buffer object; rights and range are checked by the caller."""
+        """Guest address and length of a buffer object; the caller checks rights and range."""
         cdef Py_buffer view
         cdef Buffer buf
         cdef Py_ssize_t size
@@ -206,6 +204,8 @@ cdef class DriverRing(QueueSide):
         cdef object data = self.tokens[id]
         if data is not None:
             self.tokens[id] = None
+            if self.contexts is not None:
+                self.last_context, self.contexts[id] = self.contexts[id], None
             token_remove(&self.in_use, <uintptr_t><void*>data)
             self.n_objects -= 1
         return data

@@ -3,6 +3,7 @@
 import numpy as np
 
 cimport cython
+from libc.stdint cimport uint64_t
 
 from virtring.memory.guest cimport GuestMemory
 
@@ -76,10 +77,11 @@ cdef class QueueSide:
             if views[area].readonly:
                 raise AddressError(f"{config.label}: {area} area at {addr:#x} is read-only memory")
         desc = np.frombuffer(views["desc"], VRING_PACKED_DESC if packed else VRING_DESC)
-        for area, array in (("desc", desc),):
-            if array.ctypes.data % 16:
+        for area, align in (("desc", 16), ("avail", 4 if packed else 2), ("used", 4)):
+            if np.frombuffer(views[area], np.uint8).ctypes.data % align:
                 raise AddressError(
-                    f"{config.label}: {area} area is not mapped at a multiple of 16 in this process"
+                    f"{config.label}: {area} area is not mapped at a multiple of {align} in this"
+                    " process"
                 )
         if packed:
             self.packed_desc = desc
@@ -129,8 +131,10 @@ cdef class QueueSide:
         return 0
 
     cdef object fault_error(self, int code):
+        # Values are counts or addresses, never negative: those from 2**63 on neither.
         return engine_error(
-            code, self.config.label, self.fault.pos, self.fault.val, self.fault.aux
+            code, self.config.label, self.fault.pos, <uint64_t>self.fault.val,
+            <uint64_t>self.fault.aux,
         )
 
     cdef int raise_fault(self, int code) except -1:

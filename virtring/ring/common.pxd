@@ -40,6 +40,7 @@ cdef enum:
     VR_BATCH_ROOM = 43
     VR_ROW_ZERO_LENGTH = 44
     VR_ROW_WRITTEN = 45
+    VR_ROW_FLAGS = 46
     # Not errors: what the caller has to provide before it tries again.
     VR_NEED_TABLE = 60      # an indirect table for the chain at fault.pos with fault.val entries
 
@@ -132,7 +133,7 @@ cdef inline bint vring_need_event(uint16_t event, uint16_t new, uint16_t old) no
 cdef inline bint packed_need_event(
     uint16_t off_wrap, uint16_t new, bint wrap, uint32_t added, uint32_t num
 ) noexcept nogil:
-    """The same for a packed ring, whose positions wrap at num (Linux virtqueue_kick_prepare_packed).
+    """The same for a packed ring: positions wrap at num (Linux virtqueue_kick_prepare_packed).
 
     ``added`` descriptors were passed since the last decision; ``wrap`` is the counter at ``new``.
     """
@@ -196,7 +197,9 @@ cdef inline uint32_t clamp32(uint64_t n) noexcept nogil:
     return <uint32_t>n if (n >> 32) == 0 else <uint32_t>-1
 
 
-cdef inline int fail(ring_fault* fault, int code, int64_t pos, int64_t val, int64_t aux) noexcept nogil:
+cdef inline int fail(
+    ring_fault* fault, int code, int64_t pos, int64_t val, int64_t aux
+) noexcept nogil:
     fault.pos = pos
     fault.val = val
     fault.aux = aux

@@ -4,7 +4,7 @@ Chains of one descriptor, the common case, are popped by a loop of their own tha
 registers; everything else, and everything that is wrong, goes through _pop_chain one at a time.
 """
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from virtring.memory.barriers cimport load16, load64, store16, store64, store64_any
 from virtring.memory.table cimport PERM_RW, guest_table
@@ -299,6 +299,7 @@ cdef int _push(
     cdef uint32_t descs = 0
     cdef uint64_t note
     cdef size_t run
+    cdef int code
     if device_ring is packed_device:
         ids = PACKED_IDS
     while i < n:
@@ -319,9 +320,12 @@ cdef int _push(
             i += run
             descs += <uint32_t>run
     if i != n:
+        # Before the undo: a row may be wrong only because an earlier one has the same id.
+        code = _check_row(ring, id, written, i)
+        old.s.fault = ring.s.fault
         ring[0] = old
         _undo_push(ring, id, i)
-        return _check_row(ring, id, written, i)
+        return code
     ring.s.in_flight -= <uint32_t>n
     if device_ring is split_device:
         ring.s.num_added += <uint32_t>n
@@ -347,6 +351,7 @@ cdef int _push_in_order(
     cdef uint32_t head, length
     cdef uint32_t descs = 0
     cdef uint64_t h
+    cdef int code
     if device_ring is packed_device:
         ids = PACKED_IDS
     for i in range(n):
@@ -360,9 +365,10 @@ cdef int _push_in_order(
     else:
         i = n
     if i != n:
+        code = _check_row(ring, id, written, i)
         for k in range(i):
             _mark(&ring.s.held[id[k]], HELD)
-        return _check_row(ring, id, written, i)
+        return code
     v = ring[0]
     k = 0
     while v.s.order_len:

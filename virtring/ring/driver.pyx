@@ -9,9 +9,9 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from virtring.memory.barriers cimport load64_any, store16, store64
 from virtring.memory.table cimport PERM_READ, PERM_WRITE, guest_table
 from virtring.ring.common cimport (
-    VR_NO_SPACE, VR_OK, VR_ROW_ADDRESS, VR_ROW_ORDER, VR_ROW_SIZE, VR_ROW_ZERO_LENGTH, batch_cols,
-    buf_state, driver_side, fail, in_memory, note_in_len, note_ndesc,
-    note_word,
+    VR_NO_SPACE, VR_OK, VR_ROW_ADDRESS, VR_ROW_FLAGS, VR_ROW_ORDER, VR_ROW_SIZE,
+    VR_ROW_ZERO_LENGTH, batch_cols, buf_state, driver_side, fail, in_memory, note_in_len,
+    note_ndesc, note_word,
 )
 from virtring.ring.packed_common cimport AVAIL_USED, packed_word
 from virtring.ring.packed_driver cimport (
@@ -36,6 +36,9 @@ cdef int check_chain(
     if n == 0 or n > s.num:
         return fail(&s.fault, VR_ROW_SIZE, row, n, s.num)
     for k in range(n):
+        if sg[k].flags & <uint16_t>~VRING_DESC_F_WRITE:
+            # They would go into the ring as they are, and NEXT or AVAIL there is for us to set.
+            return fail(&s.fault, VR_ROW_FLAGS, row, sg[k].flags, 0)
         write = (sg[k].flags & VRING_DESC_F_WRITE) != 0
         if writable and not write:
             return fail(&s.fault, VR_ROW_ORDER, row, k, 0)
@@ -61,11 +64,11 @@ cdef int _check_row(
 
 cdef void _undo_rows(driver_ring* ring, size_t n) noexcept nogil:
     """Forget n buffers of one descriptor that were put but not published; ring is as before."""
-    cdef size_t k
+    cdef size_t _
     cdef uint32_t idx
     cdef uint16_t flags
     cdef uint16_t id = ring.s.free_head
-    for k in range(n):
+    for _ in range(n):
         ring.s.state[id].note = 0
         id = ring.s.next[id]
     if driver_ring is packed_driver:
@@ -73,7 +76,7 @@ cdef void _undo_rows(driver_ring* ring, size_t n) noexcept nogil:
         # publish: make them look used in the previous lap again. The slots are ours.
         idx = ring.next_avail_idx
         flags = ring.avail_used_flags
-        for k in range(n):
+        for _ in range(n):
             store16(
                 ring.desc + 16 * <size_t>idx + 14, 0 if flags & VRING_PACKED_DESC_F_AVAIL
                 else AVAIL_USED
@@ -320,7 +323,8 @@ cdef size_t _get_group(
     cdef uint64_t note
     cdef size_t k = 0
     if driver_ring is split_driver:
-        room = min(room, split_driver_ready(ring))
+        # The last one is left to split_get_one_in_order, which sees a group cut short.
+        room = min(room, max(split_driver_ready(ring), 1) - 1)
     else:
         room = min(room, num - ring.last_used_idx)
     while k < room:

@@ -1,4 +1,4 @@
-"""What both sides of the packed ring need: the bits that say whose a descriptor is, and their word."""
+"""What both sides of the packed ring need: the bits that say whose a descriptor is; their word."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 

@@ -237,6 +237,9 @@ cdef inline bint packed_kick_prepare(packed_driver* v) noexcept nogil:
     flags = <uint16_t>(event >> 16) & 3
     if flags != VRING_PACKED_EVENT_FLAG_DESC:
         return flags != VRING_PACKED_EVENT_FLAG_DISABLE
+    if added > 0xFFFF:
+        # One long chain can go beyond where a kick is forced; 16 bits would lose the difference.
+        return True
     return packed_need_event(
         <uint16_t>event, v.next_avail_idx, (v.avail_used_flags & VRING_PACKED_DESC_F_AVAIL) != 0,
         added, v.s.num,

@@ -188,7 +188,7 @@ cdef inline void split_device_disable_notify(split_device* v) noexcept nogil:
 
 
 cdef inline bint split_device_enable_notify(split_device* v) noexcept nogil:
-    """Ask for a kick at the next buffer; False: one is there already (Linux vringh_notify_enable)."""
+    """Ask for a kick at the next buffer; False: one is there (Linux vringh_notify_enable)."""
     cdef uint16_t idx
     v.used_flags_shadow &= <uint16_t>~VRING_USED_F_NO_NOTIFY
     if v.s.event_idx:

@@ -126,13 +126,13 @@ cdef inline int split_put_chain(
 
 cdef inline void split_publish(split_driver* v, bint swap) noexcept nogil:
     """Show the device everything added so far."""
-    # Release: pairs with the device's acquire of avail.idx (split_device.pxd, split_look). It orders
-    # the descriptors and ring entries above before the index.
+    # Release: pairs with the device's acquire of avail.idx (split_device.pxd, split_look). It
+    # orders the descriptors and ring entries above before the index.
     store_release16(v.avail + 2, swap16(v.avail_idx) if swap else v.avail_idx, v.s.weak_barriers)
 
 
 cdef inline int split_driver_look(split_driver* v, bint swap) noexcept nogil:
-    """Fetch used.idx (the device writes it) and check it; afterwards used_idx is what may be taken."""
+    """Fetch used.idx (the device writes it), check it; afterwards used_idx is what may be taken."""
     # Acquire: pairs with the device's release of used.idx (split_device.pxd, split_device_publish).
     cdef uint16_t idx = load_acquire16(v.used + 2, v.s.weak_barriers)
     if swap:
@@ -241,7 +241,7 @@ cdef inline void split_rearm(split_driver* v) noexcept nogil:
 
 
 cdef inline bint split_kick_prepare(split_driver* v) noexcept nogil:
-    """Whether the device wants to be told of what was added (Linux virtqueue_kick_prepare_split)."""
+    """Whether the device wants to know of what was added (Linux virtqueue_kick_prepare_split)."""
     cdef uint16_t new = v.avail_idx
     cdef uint16_t old = <uint16_t>(new - v.s.num_added)
     cdef uint16_t word

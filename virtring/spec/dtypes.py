@@ -29,5 +29,10 @@ def vring_avail(num: int) -> np.dtype[np.void]:
 def vring_used(num: int) -> np.dtype[np.void]:
     """The split used ring of ``num`` entries with ``avail_event`` behind it (2.7.8)."""
     return np.dtype(
-        [("flags", "<u2"), ("idx", "<u2"), ("ring", VRING_USED_ELEM, (num,)), ("avail_event", "<u2")]
+        [
+            ("flags", "<u2"),
+            ("idx", "<u2"),
+            ("ring", VRING_USED_ELEM, (num,)),
+            ("avail_event", "<u2"),
+        ]
     )

@@ -1,0 +1,7 @@
+from virtring.queue.side import QueueSide
+
+class DriverRing(QueueSide):
+    @property
+    def weak_barriers(self) -> bool: ...
+    @property
+    def context(self) -> bool: ...

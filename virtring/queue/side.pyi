@@ -1,0 +1,26 @@
+from typing import Self, final
+
+from virtring.memory.guest import GuestMemory
+from virtring.queue.config import QueueConfig
+from virtring.spec.features import Feature
+
+@final
+class MemoryHold:
+    def __new__(cls, memory: GuestMemory) -> Self: ...
+
+class QueueSide:
+    @property
+    def memory(self) -> GuestMemory: ...
+    # None only on a DeviceQueue that is not configured.
+    @property
+    def config(self) -> QueueConfig: ...
+    @property
+    def packed(self) -> bool: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def features(self) -> Feature: ...
+    @property
+    def is_closed(self) -> bool: ...

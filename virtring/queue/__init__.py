@@ -13,18 +13,36 @@ from virtring.queue.create import (
     vring_del_virtqueue,
     vring_new_virtqueue,
 )
+from virtring.queue.describe import RingDescription, describe
 from virtring.queue.device import DeviceQueue
 from virtring.queue.driver import Virtqueue
+from virtring.queue.notify import (
+    EventFd,
+    Spin,
+    async_wait_available,
+    async_wait_used,
+    wait_available,
+    wait_used,
+)
+from virtring.queue.spin import spin_available, spin_used
 
 __all__ = [
     "Batch",
     "Chain",
     "Descriptor",
     "DeviceQueue",
+    "EventFd",
     "QueueConfig",
+    "RingDescription",
     "RingDevice",
+    "Spin",
     "Virtqueue",
+    "async_wait_available",
+    "async_wait_used",
     "create_pair",
+    "describe",
+    "spin_available",
+    "spin_used",
     "transport_features",
     "virtio_break_device",
     "virtio_unbreak_device",
@@ -33,4 +51,6 @@ __all__ = [
     "vring_del_virtqueue",
     "vring_new_virtqueue",
     "vring_size",
+    "wait_available",
+    "wait_used",
 ]

@@ -34,8 +34,16 @@ if DEBUG:
     COMPILE += ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
     LINK += ["-fsanitize=address,undefined"]
 else:
-    # The engine's one-step primitives are meant to melt into the loops that call them.
-    COMPILE += ["-O3", "-fno-plt", "-finline-limit=4000", "--param=max-inline-insns-single=1000"]
+    # The engine's one-step primitives (inline) are meant to melt into the loops that call them; the
+    # hot loops themselves are not, or they would have to share their registers.
+    COMPILE += [
+        "-O3",
+        "-fno-plt",
+        "-fno-inline-functions",
+        "-fno-inline-small-functions",
+        "-fno-inline-functions-called-once",
+        "--param=max-inline-insns-single=1000",
+    ]
 
 
 def extensions() -> list[Extension]:

@@ -9,11 +9,11 @@ from virtring.memory.table cimport PERM_WRITE
 from virtring.queue.chain cimport Chain, make_chain
 from virtring.ring.common cimport VR_BATCH_ROOM, VR_CHAIN_ADDRESS, VR_OK
 from virtring.ring.device cimport device_pop, device_push
+from virtring.ring.packed_common cimport AVAIL_USED
 from virtring.ring.packed_device cimport (
     packed_device_disable_notify, packed_device_enable_notify, packed_device_need_notify,
     packed_look, packed_word_available,
 )
-from virtring.ring.packed_driver cimport AVAIL_USED
 from virtring.ring.split_device cimport (
     split_device_disable_notify, split_device_enable_notify, split_device_need_notify,
     split_device_ready,

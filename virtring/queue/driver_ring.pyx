@@ -16,7 +16,8 @@ from virtring.memory.pool cimport Block, Buffer
 from virtring.queue.tokens cimport token_add, token_remove
 from virtring.ring.common cimport VR_OK, buf_state, indirect_table, note_extra, note_ndesc
 from virtring.ring.driver cimport driver_get_one
-from virtring.ring.packed_driver cimport AVAIL_USED, packed_disable_cb
+from virtring.ring.packed_common cimport AVAIL_USED
+from virtring.ring.packed_driver cimport packed_disable_cb
 from virtring.ring.split_driver cimport split_disable_cb
 from virtring.spec.ring cimport VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_EVENT_FLAG_ENABLE
 

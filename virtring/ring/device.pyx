@@ -2,24 +2,23 @@
 
 Chains of one descriptor, the common case, are popped by a loop of their own that fits into the
 registers; everything else, and everything that is wrong, goes through _pop_chain one at a time.
-``swap`` is a constant in each of the variants that the compiler makes.
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
-from virtring.memory.barriers cimport load16, load64, store16, store64, store64_any, swap16, swap32, swap64
+from virtring.memory.barriers cimport load16, load64, store16, store64, store64_any
 from virtring.memory.table cimport PERM_RW, guest_table
 from virtring.ring.chain cimport chain_walk
 from virtring.ring.common cimport (
     DONE, FREE, HELD, VR_HEAD_BUSY, VR_HEAD_RANGE, VR_NOT_HELD, VR_OK, VR_ROW_WRITTEN, batch_cols,
     fail, note_extra, note_in_len, note_ndesc, note_word,
 )
+from virtring.ring.packed_common cimport AVAIL_USED, packed_word
 from virtring.ring.packed_device cimport (
     packed_device, packed_device_publish, packed_device_rearm, packed_look, packed_look_at,
     packed_pop_chain, packed_put_used, packed_put_used_group, packed_skip_used,
     packed_word_available,
 )
-from virtring.ring.packed_driver cimport AVAIL_USED, packed_word
 from virtring.ring.split_device cimport (
     split_device, split_device_publish, split_device_ready, split_device_rearm, split_look,
     split_next_head, split_pop_chain, split_put_used, split_put_used_group,
@@ -35,8 +34,7 @@ cdef enum:
 
 
 cdef int _pop_chain(
-    device_ring* ring, const guest_table* table, batch_cols* cols, chain_walk* w, uint32_t* id,
-    bint swap
+    device_ring* ring, const guest_table* table, batch_cols* cols, chain_walk* w, uint32_t* id
 ) noexcept nogil:
     """Pop the next chain, whatever it is, into the columns from row w.first on."""
     cdef uint64_t addr, word
@@ -46,14 +44,14 @@ cdef int _pop_chain(
     if device_ring is split_device:
         if split_device_ready(ring) == 0:
             return NOTHING
-        id[0] = split_next_head(ring, swap)
+        id[0] = split_next_head(ring, ring.s.swap)
         if id[0] >= ring.s.num:
             return fail(&ring.s.fault, VR_HEAD_RANGE, w.pos, id[0], ring.s.num)
         if note_extra(ring.s.held[id[0]]) != FREE:
             return fail(&ring.s.fault, VR_HEAD_BUSY, w.pos, id[0], ring.s.num)
         addr = load64(ring.desc + 16 * <size_t>id[0])
         word = load64(ring.desc + 16 * <size_t>id[0] + 8)
-        return split_pop_chain(ring, table, cols, w, id[0], addr, word, swap)
+        return split_pop_chain(ring, table, cols, w, id[0], addr, word, ring.s.swap)
     else:
         word = packed_look(ring)
         if not packed_word_available(ring, word):
@@ -73,11 +71,12 @@ cdef inline bint _simple(
 
 
 cdef size_t _pop_singles(
-    device_ring* ring, batch_cols* cols, size_t row, size_t first, size_t room, bint swap
+    device_ring* ring, batch_cols* cols, size_t row, size_t first, size_t room
 ) noexcept nogil:
     """Pop chains of one descriptor until something else comes; rows from ``row``, descriptors from
     ``first``. How many there were."""
     cdef char* desc = ring.desc
+    cdef char* avail_ring = NULL
     cdef uint64_t* held = ring.s.held
     cdef uint64_t base = ring.s.hot.base
     cdef uint64_t size = ring.s.hot.size
@@ -95,10 +94,11 @@ cdef size_t _pop_singles(
     cdef uint32_t mask = ring.s.num - 1
     cdef bint weak = ring.s.weak_barriers
     cdef uint16_t avail_flags
-    if ring.s.hot.perm != PERM_RW:
+    if ring.s.hot.perm != PERM_RW or ring.s.swap:
         return 0
     room = min(room, cols.max_desc - first)
     if device_ring is split_device:
+        avail_ring = ring.avail_ring
         room = min(room, split_device_ready(ring))
     else:
         # Up to the end of the ring, and no more than can be in flight.
@@ -107,19 +107,13 @@ cdef size_t _pop_singles(
         avail_flags = ring.avail_flags
     while k < room:
         if device_ring is split_device:
-            id = load16(ring.avail_ring + 2 * <size_t>((pos + <uint32_t>k) & mask))
-            if swap:
-                id = swap16(<uint16_t>id)
+            id = load16(avail_ring + 2 * <size_t>((pos + <uint32_t>k) & mask))
             if id > mask:
                 break
             addr = load64(desc + 16 * <size_t>id)
             word = load64(desc + 16 * <size_t>id + 8)
             flags = <uint16_t>(word >> 32)
             length = <uint32_t>word
-            if swap:
-                addr = swap64(addr)
-                flags = swap16(flags)
-                length = swap32(length)
         else:
             word = packed_look_at(desc + 16 * k, weak)
             flags = <uint16_t>(word >> 48)
@@ -151,10 +145,13 @@ cdef size_t _pop_singles(
     return k
 
 
-cdef inline int _pop(
-    device_ring* ring, const guest_table* table, batch_cols* cols, size_t room, size_t* popped,
-    bint swap
+cdef int device_pop(
+    device_ring* ring, const guest_table* table, batch_cols* cols, size_t room, size_t* popped
 ) noexcept nogil:
+    """Pop up to ``room`` available chains into the columns from row 0 on.
+
+    Stops in front of a chain with a fault, which stays where it is; those before it are popped.
+    """
     cdef chain_walk w
     cdef size_t i = 0
     cdef size_t k
@@ -166,19 +163,19 @@ cdef inline int _pop(
     popped[0] = 0
     if device_ring is split_device:
         if split_device_ready(ring) < room:
-            code = split_look(ring, swap)
+            code = split_look(ring, ring.s.swap)
             if code != VR_OK:
                 return code
     cols.offsets[0] = 0
     while i < room:
         if single:
-            k = _pop_singles(ring, cols, i, d, room - i, swap)
+            k = _pop_singles(ring, cols, i, d, room - i)
             i += k
             d += k
             if i == room:
                 break
         w.first = d
-        code = _pop_chain(ring, table, cols, &w, &id, swap)
+        code = _pop_chain(ring, table, cols, &w, &id)
         if code != VR_OK:
             break
         single = w.n == 1
@@ -202,18 +199,6 @@ cdef inline int _pop(
             packed_device_rearm(ring)
     popped[0] = i
     return VR_OK if code == NOTHING else code
-
-
-cdef int device_pop(
-    device_ring* ring, const guest_table* table, batch_cols* cols, size_t room, size_t* popped
-) noexcept nogil:
-    """Pop up to ``room`` available chains into the columns from row 0 on.
-
-    Stops in front of a chain with a fault, which stays where it is; those before it are popped.
-    """
-    if ring.s.swap:
-        return _pop(ring, table, cols, room, popped, True)
-    return _pop(ring, table, cols, room, popped, False)
 
 
 cdef inline void _mark(uint64_t* note, uint32_t where) noexcept nogil:
@@ -254,7 +239,7 @@ cdef void _undo_push(device_ring* ring, const uint32_t* id, size_t n) noexcept n
 
 
 cdef size_t _push_singles(
-    device_ring* ring, const uint32_t* id, const uint32_t* written, size_t n, bint swap
+    device_ring* ring, const uint32_t* id, const uint32_t* written, size_t n
 ) noexcept nogil:
     """Write used entries for chains of one ring descriptor until something else comes.
 
@@ -287,8 +272,7 @@ cdef size_t _push_singles(
         if device_ring is split_device:
             store64_any(
                 ring.used_ring + 8 * <size_t>((pos + <uint32_t>k) & (num - 1)),
-                <uint64_t>(swap32(id[k]) if swap else id[k])
-                | (<uint64_t>(swap32(length) if swap else length) << 32),
+                <uint64_t>id[k] | (<uint64_t>length << 32),
             )
         else:
             store64(
@@ -309,8 +293,8 @@ cdef size_t _push_singles(
     return k
 
 
-cdef inline int _push(
-    device_ring* ring, const uint32_t* id, const uint32_t* written, size_t n, bint swap
+cdef int _push(
+    device_ring* ring, const uint32_t* id, const uint32_t* written, size_t n
 ) noexcept nogil:
     cdef device_ring old = ring[0]
     cdef size_t i = 0
@@ -327,14 +311,14 @@ cdef inline int _push(
         if note_extra(note) != HELD or written[i] > note_in_len(note):
             break
         if device_ring is split_device:
-            split_put_used(ring, id[i], written[i], note_ndesc(note), swap)
+            split_put_used(ring, id[i], written[i], note_ndesc(note), ring.s.swap)
         else:
-            packed_put_used(ring, id[i], written[i], note_ndesc(note), swap)
+            packed_put_used(ring, id[i], written[i], note_ndesc(note), ring.s.swap)
         descs += note_ndesc(note)
         _mark(&ring.s.held[id[i]], FREE)
         i += 1
-        if note_ndesc(note) == 1 and i < n:
-            run = _push_singles(ring, id + i, written + i, n - i, swap)
+        if note_ndesc(note) == 1 and i < n and not ring.s.swap:
+            run = _push_singles(ring, id + i, written + i, n - i)
             i += run
             descs += <uint32_t>run
     if i != n:
@@ -344,17 +328,16 @@ cdef inline int _push(
     ring.s.in_flight -= <uint32_t>n
     if device_ring is split_device:
         ring.s.num_added += <uint32_t>n
-        split_device_publish(ring, swap)
+        split_device_publish(ring, ring.s.swap)
     else:
         ring.s.num_added += descs
         ring.s.descs_held -= descs
-        packed_device_publish(ring, swap)
+        packed_device_publish(ring, ring.s.swap)
     return VR_OK
 
 
-cdef inline int _push_in_order(
-    device_ring* ring, const uint32_t* id, const uint32_t* written, size_t n, size_t* published,
-    bint swap
+cdef int _push_in_order(
+    device_ring* ring, const uint32_t* id, const uint32_t* written, size_t n, size_t* published
 ) noexcept nogil:
     """Complete in any order, publish in the order of the ring (virtio 1.4, 2.7.9 and 2.8.9).
 
@@ -405,18 +388,18 @@ cdef inline int _push_in_order(
             else:
                 packed_skip_used(&v, note_ndesc(h))
         elif device_ring is split_device:
-            split_put_used_group(&v, head, length, note_ndesc(h), swap)
+            split_put_used_group(&v, head, length, note_ndesc(h), v.s.swap)
         else:
-            packed_put_used_group(&v, head, length, note_ndesc(h), swap)
+            packed_put_used_group(&v, head, length, note_ndesc(h), v.s.swap)
     v.s.in_flight -= <uint32_t>k
     if device_ring is split_device:
         v.s.num_added += <uint32_t>k
         if k:
-            split_device_publish(&v, swap)
+            split_device_publish(&v, v.s.swap)
     else:
         v.s.num_added += descs
         v.s.descs_held -= descs
-        packed_device_publish(&v, swap)
+        packed_device_publish(&v, v.s.swap)
     ring[0] = v
     published[0] = k
     return VR_OK
@@ -430,10 +413,6 @@ cdef int device_push(
     A row that cannot be pushed is the caller's mistake; then nothing is changed. n is not 0.
     """
     if ring.s.in_order:
-        if ring.s.swap:
-            return _push_in_order(ring, id, written, n, published, True)
-        return _push_in_order(ring, id, written, n, published, False)
+        return _push_in_order(ring, id, written, n, published)
     published[0] = n
-    if ring.s.swap:
-        return _push(ring, id, written, n, True)
-    return _push(ring, id, written, n, False)
+    return _push(ring, id, written, n)

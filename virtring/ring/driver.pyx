@@ -1,23 +1,23 @@
 """The driver side's batch loops, written once; split and packed are chosen at compile time.
 
 Buffers of one descriptor, the common case, go through loops of their own (_put_rows, _get_singles)
-that fit into the registers; everything else takes the one-step primitives. ``swap`` and
-``in_order`` are constants in each of the variants that the compiler makes.
+that fit into the registers; everything else, foreign endianness too, takes the one-step primitives.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from virtring.memory.barriers cimport load64_any, store16, store64, swap16, swap32
+from virtring.memory.barriers cimport load64_any, store16, store64
 from virtring.memory.table cimport PERM_READ, PERM_WRITE, guest_table
 from virtring.ring.common cimport (
     VR_NO_SPACE, VR_OK, VR_ROW_ADDRESS, VR_ROW_ORDER, VR_ROW_SIZE, VR_ROW_ZERO_LENGTH, batch_cols,
     buf_state, driver_side, fail, in_memory, note_in_len, note_ndesc,
     note_word,
 )
+from virtring.ring.packed_common cimport AVAIL_USED, packed_word
 from virtring.ring.packed_driver cimport (
-    AVAIL_USED, packed_driver, packed_get_word, packed_get_word_in_order, packed_publish,
+    packed_driver, packed_get_word, packed_get_word_in_order, packed_publish,
     packed_put_chain, packed_put_one, packed_rearm, packed_used_word, packed_used_word_at,
-    packed_word, packed_word_used,
+    packed_word_used,
 )
 from virtring.ring.split_driver cimport (
     split_driver, split_driver_look, split_driver_ready, split_get_one, split_get_one_in_order,
@@ -87,12 +87,11 @@ cdef void _undo_rows(driver_ring* ring, size_t n) noexcept nogil:
 
 cdef size_t _put_rows(
     driver_ring* ring, const uint64_t* addr, const uint32_t* length, const uint64_t* token,
-    size_t n, uint16_t flags, bint swap
+    size_t n, uint16_t flags
 ) noexcept nogil:
     """Put buffers of one descriptor until one is not inside the hot range, or a packed ring ends.
 
-    A loop of its own that fits into the registers. Nothing is published; num_free and the other
-    counts are the caller's.
+    Nothing is published; num_free and the other counts are the caller's.
     """
     cdef uint32_t perm = PERM_WRITE if flags & VRING_DESC_F_WRITE else PERM_READ
     cdef uint64_t base = ring.s.hot.base
@@ -100,6 +99,8 @@ cdef size_t _put_rows(
     cdef buf_state* state = ring.s.state
     cdef const uint16_t* link = ring.s.next
     cdef char* desc = ring.desc
+    cdef char* avail_ring = NULL
+    cdef uint32_t mask = ring.s.num - 1
     cdef uint32_t id = ring.s.free_head
     cdef uint32_t writable = 0xFFFFFFFF if flags & VRING_DESC_F_WRITE else 0
     cdef uint32_t pos
@@ -107,6 +108,9 @@ cdef size_t _put_rows(
     cdef size_t k = 0
     if driver_ring is split_driver:
         pos = ring.avail_idx
+        avail_ring = ring.avail_ring
+        if ring.s.swap:
+            return 0
     else:
         pos = ring.next_avail_idx
         n = min(n, ring.s.num - pos)
@@ -118,10 +122,9 @@ cdef size_t _put_rows(
         if off >= size or <uint64_t>length[k] - 1 >= size - off:
             break
         if driver_ring is split_driver:
-            split_put_desc(desc + 16 * <size_t>id, addr[k], length[k], flags, 0, swap)
+            split_put_desc(desc + 16 * <size_t>id, addr[k], length[k], flags, 0, False)
             store16(
-                ring.avail_ring + 2 * <size_t>((pos + <uint32_t>k) & (ring.s.num - 1)),
-                swap16(<uint16_t>id) if swap else <uint16_t>id,
+                avail_ring + 2 * <size_t>((pos + <uint32_t>k) & mask), <uint16_t>id
             )
         else:
             store64(desc + 16 * k, addr[k])
@@ -141,38 +144,6 @@ cdef size_t _put_rows(
     return k
 
 
-cdef inline int _add_rows(
-    driver_ring* ring, const guest_table* table, const uint64_t* addr, const uint32_t* length,
-    const uint64_t* token, size_t n, uint16_t flags, bint swap
-) noexcept nogil:
-    cdef driver_ring old = ring[0]
-    cdef uint32_t perm = PERM_WRITE if flags & VRING_DESC_F_WRITE else PERM_READ
-    cdef size_t i = 0
-    cdef int code
-    while i < n:
-        # In a packed ring the batch's first descriptor takes this way: it has to stay unseen.
-        code = _check_row(&ring.s, table, addr[i], length[i], i, perm)
-        if code != VR_OK:
-            old.s.fault = ring.s.fault
-            ring[0] = old
-            _undo_rows(ring, i)
-            return code
-        if driver_ring is split_driver:
-            split_put_one(ring, addr[i], length[i], flags, token[i], swap)
-        else:
-            packed_put_one(ring, addr[i], length[i], flags, token[i], swap)
-        i += 1
-        i += _put_rows(ring, addr + i, length + i, token + i, n - i, flags, swap)
-    ring.s.num_free -= <uint32_t>n
-    ring.s.in_flight += <uint32_t>n
-    ring.s.num_added += <uint32_t>n
-    if driver_ring is split_driver:
-        split_publish(ring, swap)
-    else:
-        packed_publish(ring, swap)
-    return VR_OK
-
-
 cdef int driver_add_rows(
     driver_ring* ring, const guest_table* table, const uint64_t* addr, const uint32_t* length,
     const uint64_t* token, size_t n, uint16_t flags
@@ -182,11 +153,34 @@ cdef int driver_add_rows(
     n is at most num_free. A buffer that is empty or outside the memory is told by its row, and
     nothing was added then.
     """
+    cdef driver_ring old = ring[0]
+    cdef uint32_t perm = PERM_WRITE if flags & VRING_DESC_F_WRITE else PERM_READ
+    cdef size_t i = 0
+    cdef int code
     if n == 0:
         return VR_OK
-    if ring.s.swap:
-        return _add_rows(ring, table, addr, length, token, n, flags, True)
-    return _add_rows(ring, table, addr, length, token, n, flags, False)
+    while i < n:
+        # In a packed ring the batch's first descriptor takes this way: it has to stay unseen.
+        code = _check_row(&ring.s, table, addr[i], length[i], i, perm)
+        if code != VR_OK:
+            old.s.fault = ring.s.fault
+            ring[0] = old
+            _undo_rows(ring, i)
+            return code
+        if driver_ring is split_driver:
+            split_put_one(ring, addr[i], length[i], flags, token[i], ring.s.swap)
+        else:
+            packed_put_one(ring, addr[i], length[i], flags, token[i], ring.s.swap)
+        i += 1
+        i += _put_rows(ring, addr + i, length + i, token + i, n - i, flags)
+    ring.s.num_free -= <uint32_t>n
+    ring.s.in_flight += <uint32_t>n
+    ring.s.num_added += <uint32_t>n
+    if driver_ring is split_driver:
+        split_publish(ring, ring.s.swap)
+    else:
+        packed_publish(ring, ring.s.swap)
+    return VR_OK
 
 
 cdef int driver_check_rows(
@@ -206,10 +200,14 @@ cdef int driver_check_rows(
     return VR_OK
 
 
-cdef inline int _add_chains(
-    driver_ring* ring, const batch_cols* cols, size_t start, size_t end, bint direct,
-    size_t* added, bint swap
+cdef int driver_add_chains(
+    driver_ring* ring, const batch_cols* cols, size_t start, size_t end, bint direct, size_t* added
 ) noexcept nogil:
+    """Add the checked buffers of rows start to end and publish those that fitted.
+
+    Gives VR_OK, VR_NO_SPACE (the row at start + added does not fit) or VR_NEED_TABLE (it waits for
+    an indirect table, or for ``force_direct``). ``direct`` never uses a table.
+    """
     cdef driver_ring v = ring[0]
     cdef size_t i = start
     cdef size_t first
@@ -229,12 +227,12 @@ cdef inline int _add_chains(
         if driver_ring is split_driver:
             code = split_put_chain(
                 &v, cols.addr + first, cols.len + first, cols.flags + first, n, cols.token[i],
-                alone, swap,
+                alone, v.s.swap,
             )
         else:
             code = packed_put_chain(
                 &v, cols.addr + first, cols.len + first, cols.flags + first, n, cols.token[i],
-                alone, swap,
+                alone, v.s.swap,
             )
         if code != VR_OK:
             break
@@ -249,102 +247,109 @@ cdef inline int _add_chains(
     v.s.num_added += total
     if i != start:
         if driver_ring is split_driver:
-            split_publish(&v, swap)
+            split_publish(&v, v.s.swap)
         else:
-            packed_publish(&v, swap)
+            packed_publish(&v, v.s.swap)
     ring[0] = v
     added[0] = i - start
     return code
 
 
-cdef int driver_add_chains(
-    driver_ring* ring, const batch_cols* cols, size_t start, size_t end, bint direct, size_t* added
-) noexcept nogil:
-    """Add the checked buffers of rows start to end and publish those that fitted.
-
-    Gives VR_OK, VR_NO_SPACE (the row at start + added does not fit) or VR_NEED_TABLE (it waits for
-    an indirect table, or for ``force_direct``). ``direct`` never uses a table.
-    """
-    if ring.s.swap:
-        return _add_chains(ring, cols, start, end, direct, added, True)
-    return _add_chains(ring, cols, start, end, direct, added, False)
-
-
 cdef size_t _get_singles(
-    driver_ring* ring, uint64_t* token, uint32_t* written, size_t room, bint in_order, bint swap
+    driver_ring* ring, uint64_t* token, uint32_t* written, size_t room
 ) noexcept nogil:
     """Take used buffers of one descriptor until something else comes, or something wrong.
 
-    A loop of its own: positions run on by themselves, so no step waits for the one before.
+    Positions run on by themselves, so that no step waits for the one before.
     """
     cdef buf_state* state = ring.s.state
     cdef uint16_t* link = ring.s.next
     cdef uint32_t num = ring.s.num
     cdef uint32_t pos = ring.last_used_idx
     cdef uint16_t free_head = ring.s.free_head
-    cdef uint32_t head = ring.s.order_head
-    cdef char* desc = ring.desc
+    cdef char* entries
     cdef uint64_t word, note
     cdef uint32_t id, length
     cdef bint weak = ring.s.weak_barriers
-    cdef uint16_t used_flags
+    cdef uint16_t used_flags = 0
     cdef size_t k = 0
     if driver_ring is split_driver:
+        entries = ring.used_ring
         room = min(room, split_driver_ready(ring))
     else:
-        room = min(room, num - pos)
-        desc += 16 * <size_t>pos
+        entries = ring.desc + 16 * <size_t>pos
         used_flags = ring.used_flags
-    if in_order and not ring.s.group:
-        return 0
+        room = min(room, num - pos)
     while k < room:
-        if in_order:
-            # Inside a group the device wrote nothing: each one up to the last is completely used.
-            id = head
-            note = state[id].note
-            if id == ring.s.group_id or note_ndesc(note) != 1:
-                break
-            length = note_in_len(note)
-            head += 1
-            if head == num:
-                head = 0
+        if driver_ring is split_driver:
+            word = load64_any(entries + 8 * <size_t>((pos + <uint32_t>k) & (num - 1)))
+            id = <uint32_t>word
+            length = <uint32_t>(word >> 32)
         else:
-            if driver_ring is split_driver:
-                word = load64_any(ring.used_ring + 8 * <size_t>((pos + <uint32_t>k) & (num - 1)))
-                id = <uint32_t>word
-                length = <uint32_t>(word >> 32)
-                if swap:
-                    id = swap32(id)
-                    length = swap32(length)
-            else:
-                word = packed_used_word_at(desc + 16 * k, weak)
-                if (<uint16_t>(word >> 48) & AVAIL_USED) != used_flags:
-                    break
-                id = <uint16_t>(word >> 32)
-                length = <uint32_t>word
-            if id >= num:
+            word = packed_used_word_at(entries + 16 * k, weak)
+            if (<uint16_t>(word >> 48) & AVAIL_USED) != used_flags:
                 break
-            note = state[id].note
-            if note_ndesc(note) != 1 or length > note_in_len(note):
-                break
-            link[id] = free_head
-            free_head = <uint16_t>id
+            id = <uint16_t>(word >> 32)
+            length = <uint32_t>word
+        if id >= num:
+            break
+        note = state[id].note
+        if note_ndesc(note) != 1 or length > note_in_len(note):
+            break
+        link[id] = free_head
+        free_head = <uint16_t>id
         token[k] = state[id].token
         written[k] = length
         state[id].note = 0
         k += 1
     ring.s.free_head = free_head
+    _took_singles(ring, k)
+    return k
+
+
+cdef size_t _get_group(
+    driver_ring* ring, uint64_t* token, uint32_t* written, size_t room
+) noexcept nogil:
+    """IN_ORDER, inside a group: take buffers of one descriptor up to the group's last one.
+
+    The device wrote nothing for these: they count as completely used.
+    """
+    cdef buf_state* state = ring.s.state
+    cdef uint32_t num = ring.s.num
+    cdef uint32_t head = ring.s.order_head
+    cdef uint32_t last = ring.s.group_id
+    cdef uint64_t note
+    cdef size_t k = 0
+    if driver_ring is split_driver:
+        room = min(room, split_driver_ready(ring))
+    else:
+        room = min(room, num - ring.last_used_idx)
+    while k < room:
+        note = state[head].note
+        if head == last or note_ndesc(note) != 1:
+            break
+        token[k] = state[head].token
+        written[k] = note_in_len(note)
+        state[head].note = 0
+        head += 1
+        if head == num:
+            head = 0
+        k += 1
+    ring.s.order_head = <uint16_t>head
+    _took_singles(ring, k)
+    return k
+
+
+cdef inline void _took_singles(driver_ring* ring, size_t k) noexcept nogil:
+    """k buffers of one descriptor were taken, in a packed ring at most up to its end."""
     ring.s.num_free += <uint32_t>k
-    if in_order:
-        ring.s.order_head = <uint16_t>head
     if driver_ring is split_driver:
         ring.last_used_idx += <uint16_t>k
-    elif pos + k == num:
+    elif ring.last_used_idx + k == ring.s.num:
         ring.last_used_idx = 0
         ring.used_flags ^= AVAIL_USED
     else:
-        ring.last_used_idx = <uint16_t>(pos + k)
-    return k
+        ring.last_used_idx = <uint16_t>(ring.last_used_idx + k)
 
 
 cdef int _get_next(
@@ -375,21 +380,22 @@ cdef int _get_next(
     return code
 
 
-cdef inline int _get(
-    driver_ring* ring, uint64_t* token, uint32_t* written, size_t room, size_t* taken,
-    bint in_order, bint swap
+cdef int driver_get(
+    driver_ring* ring, uint64_t* token, uint32_t* written, size_t room, size_t* taken
 ) noexcept nogil:
+    """Take up to ``room`` used buffers. On a fault those in front of it are taken all the same."""
     cdef size_t i = 0
-    cdef size_t k
     cdef bint one = True
     cdef int code = VR_OK
     taken[0] = 0
     if driver_ring is split_driver:
         if split_driver_ready(ring) < room:
-            code = split_driver_look(ring, swap)
+            code = split_driver_look(ring, ring.s.swap)
     while i < room and code == VR_OK:
-        k = _get_singles(ring, token + i, written + i, room - i, in_order, swap)
-        i += k
+        if ring.s.group:
+            i += _get_group(ring, token + i, written + i, room - i)
+        elif not ring.s.in_order and not ring.s.swap:
+            i += _get_singles(ring, token + i, written + i, room - i)
         if i == room:
             break
         code = _get_next(ring, token + i, written + i, &one)
@@ -406,23 +412,10 @@ cdef inline int _get(
     return code
 
 
-cdef int driver_get(
-    driver_ring* ring, uint64_t* token, uint32_t* written, size_t room, size_t* taken
-) noexcept nogil:
-    """Take up to ``room`` used buffers. On a fault those in front of it are taken all the same."""
-    if ring.s.swap:
-        if ring.s.in_order:
-            return _get(ring, token, written, room, taken, True, True)
-        return _get(ring, token, written, room, taken, False, True)
-    if ring.s.in_order:
-        return _get(ring, token, written, room, taken, True, False)
-    return _get(ring, token, written, room, taken, False, False)
-
-
 cdef void driver_add_one(
     driver_ring* ring, uint64_t addr, uint32_t length, uint64_t token, uint16_t flags
 ) noexcept nogil:
-    """driver_add_rows for a single buffer, in place: no copy of the structure."""
+    """Add and publish one buffer that the caller has checked; num_free is not 0."""
     if driver_ring is split_driver:
         split_put_one(ring, addr, length, flags, token, ring.s.swap)
     else:

@@ -15,7 +15,7 @@ from virtring.ring.common cimport (
     FREE, HELD, VR_CHAIN_CUT, VR_CHAIN_TOO_LONG, VR_HEAD_BUSY, VR_OK, VR_TOO_MANY_IN_FLIGHT,
     batch_cols, clamp32, device_side, fail, note_extra, note_word, packed_need_event,
 )
-from virtring.ring.packed_driver cimport AVAIL_USED, packed_word
+from virtring.ring.packed_common cimport AVAIL_USED, packed_word
 from virtring.spec.ring cimport (
     VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_AVAIL,
     VRING_PACKED_DESC_F_USED, VRING_PACKED_EVENT_FLAG_DESC, VRING_PACKED_EVENT_FLAG_DISABLE,

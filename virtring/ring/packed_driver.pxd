@@ -14,14 +14,12 @@ from virtring.ring.common cimport (
     clamp32, driver_side, fail, indirect_table, note_in_len, note_ndesc, note_word,
     packed_need_event,
 )
+from virtring.ring.packed_common cimport AVAIL_USED, packed_word
 from virtring.spec.ring cimport (
     VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_AVAIL,
     VRING_PACKED_DESC_F_USED, VRING_PACKED_EVENT_FLAG_DESC, VRING_PACKED_EVENT_FLAG_DISABLE,
     VRING_PACKED_EVENT_FLAG_ENABLE,
 )
-
-cdef enum:
-    AVAIL_USED = VRING_PACKED_DESC_F_AVAIL | VRING_PACKED_DESC_F_USED
 
 ctypedef struct packed_driver:
     driver_side s
@@ -35,10 +33,6 @@ ctypedef struct packed_driver:
     uint16_t last_used_idx
     uint16_t used_flags     # AVAIL and USED as they stand in a descriptor used now
     uint16_t event_flags_shadow
-
-
-cdef inline uint64_t packed_word(uint32_t length, uint16_t id, uint16_t flags) noexcept nogil:
-    return <uint64_t>length | (<uint64_t>id << 32) | (<uint64_t>flags << 48)
 
 
 cdef inline void packed_put_desc(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -14,11 +15,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from virtring.cli.bench_ipc import run_ipc
 from virtring.cli.bench_local import LOOP_BATCH, run_call, run_loop
-from virtring.cli.bench_pair import PAIR_BATCH, run_pair
+from virtring.cli.bench_pair import OUTSTANDING, PAIR_BATCH, run_pair
 from virtring.cli.bench_table import make_table
 from virtring.cli.cores import two_cores
 from virtring.cli.failure import Failed, one_line
-from virtring.cli.measure import Result, Settings
+from virtring.cli.measure import Result, Settings, memory_size
 from virtring.queue.config import MAX_SIZE
 from virtring.spec.features import Feature
 
@@ -29,6 +30,13 @@ RUN: dict[str, Callable[[str, Settings], Result]] = {
     "loop": run_loop, "call": run_call, "pair": run_pair,
 }
 Job = tuple[str, Callable[[], Result]]
+
+
+def finite(context: click.Context, option: click.Parameter, value: float) -> float:
+    """A range lets "nan" through."""
+    if math.isnan(value):
+        raise click.BadParameter("it takes a number", context, option)
+    return value
 
 
 def feature_bits(context: click.Context, option: click.Parameter, value: str) -> Feature:
@@ -66,7 +74,8 @@ def feature_bits(context: click.Context, option: click.Parameter, value: str) ->
     help="Bytes of a buffer.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(0.01, 3600), default=0.6, show_default=True, metavar="S",
+    "--seconds", type=click.FloatRange(0.01, 3600), callback=finite, default=0.6,
+    show_default=True, metavar="S",
     help="Time for each line of the table.",
 )
 @click.option(
@@ -110,6 +119,11 @@ def bench(
       virtring bench --size 4096 --json - > results.json
       virtring bench --plot rings.png
     """
+    try:
+        # The most that any of the measurements needs.
+        memory_size(max(batch or LOOP_BATCH, PAIR_BATCH * OUTSTANDING), size, MAX_SIZE)
+    except Failed as error:
+        raise click.UsageError(str(error)) from None
     check_plot(plot_path)
     for path in (json_path, plot_path):
         check_target(path)

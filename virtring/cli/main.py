@@ -9,6 +9,7 @@ import click
 from virtring._version import __version__
 from virtring.cli.bench import bench
 from virtring.cli.failure import Failed, one_line
+from virtring.cli.transfer import transfer
 from virtring.errors import VirtioError
 
 FAILED = 1
@@ -17,7 +18,22 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 
+class Interrupted(Exception):
+    """Ctrl-C. Click would print an empty line for it."""
+
+
+class Commands(click.Group):
+    """The group; gets at Ctrl-C before click does."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
+
 @click.group(
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
 )
@@ -28,10 +44,12 @@ def cli() -> None:
     \b
     Examples:
       virtring bench                        how fast are the rings here?
+      virtring transfer big.img copy.img    a file through a ring, between two processes
     """
 
 
 cli.add_command(bench)
+cli.add_command(transfer)
 
 
 def run() -> int:
@@ -40,7 +58,7 @@ def run() -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli.main(prog_name="virtring", standalone_mode=False)
-    except click.Abort:
+    except (Interrupted, click.Abort):
         return _say("interrupted", INTERRUPTED)
     except click.ClickException as error:
         return _say(_usage_text(error), USAGE)

@@ -66,7 +66,7 @@ def test_everything() -> None:
 
 @pytest.mark.parametrize(
     ("features", "batch", "size"),
-    [("none", 1, 1), ("in_order", 7, 100), ("EVENT_IDX,INDIRECT_DESC,ORDER_PLATFORM", 300, 4096)],
+    [("none", 1, 1), ("in_order", 7, 100), ("EVENT_IDX,INDIRECT_DESC,ORDER_PLATFORM", 300, 700)],
 )
 def test_other_shapes(features: str, batch: int, size: int) -> None:
     records = measure(

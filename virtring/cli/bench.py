@@ -74,7 +74,7 @@ def feature_bits(context: click.Context, option: click.Parameter, value: str) ->
     help="Bytes of a buffer.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(0.01, 3600), callback=finite, default=0.6,
+    "--seconds", type=click.FloatRange(0.01, 3600), callback=finite, default=0.5,
     show_default=True, metavar="S",
     help="Time for each line of the table.",
 )
@@ -134,7 +134,7 @@ def bench(
     if json_path == "-":
         click.echo(records)
     else:
-        Console(width=None if sys.stdout.isatty() else 120).print(make_table(results, settings))
+        Console(width=None if sys.stdout.isatty() else 132).print(make_table(results, settings))
         if json_path is not None:
             Path(json_path).write_text(records + "\n")
     if plot_path is not None:

@@ -24,7 +24,7 @@ class Settings:
     """What the options said. ``batch`` None means the mode's own default."""
 
     size: int = 64
-    seconds: float = 0.6
+    seconds: float = 0.5
     batch: int | None = None
     features: Feature = Feature.VERSION_1 | Feature.EVENT_IDX
     cores: tuple[int, ...] = (0,)

@@ -1,0 +1,1 @@
+"""Commands for the shell. Nothing here is needed to use the package from Python."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.peers import ring_engines
 from benchmarks.peers.cache import Cache, PeerMissing
 from benchmarks.peers.peer import Peer, Record, Work, merge
+from benchmarks.peers.ringtest import LEAST_BUFFERS
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -133,7 +134,8 @@ def _print_tables(
     one, two = work.cpus
     print(
         f"Nanoseconds a buffer on {platform.machine()}: {work.rounds} rounds of {work.buffers} "
-        f"buffers, in turns; one thread on core {two}, two on {one} and {two}."
+        f"buffers (two cores: at least {LEAST_BUFFERS}), in turns; one thread on core {two}, "
+        f"two on {one} and {two}."
     )
     rows = {title: [_row(record) for record in group] for title, group in records.items()}
     every = [_HEADS, *(row for group in rows.values() for row in group)]

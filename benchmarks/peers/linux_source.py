@@ -28,8 +28,9 @@ _PARTS = (
     "tools/include/",
     "tools/virtio/",
 )
-# Those of tools/virtio/Makefile; data_race is missing from its headers, and the width of a physical
-# address is the kernel's on every 64-bit machine (the headers would cut ring addresses to 32 bits).
+# Those of tools/virtio/Makefile, and what its headers lack: data_race (6.1), MODULE_DESCRIPTION and
+# an empty header (6.12). The width of a physical address is the kernel's on every 64-bit machine;
+# the headers would cut ring addresses to 32 bits.
 _FLAGS = (
     "-O2",
     "-fno-strict-overflow",
@@ -38,8 +39,10 @@ _FLAGS = (
     "-U_FORTIFY_SOURCE",
     "-pthread",
     "-Ddata_race(x)=(x)",
+    "-DMODULE_DESCRIPTION(x)=",
     "-DCONFIG_PHYS_ADDR_T_64BIT=1",
 )
+_EMPTY_HEADERS = ("linux/compiler-context-analysis.h",)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class LinuxSource:
         out = cache.folder("programs")
         program = out / f"{own.stem}-{self.version}"
         stamp = program.with_suffix(program.suffix + ".stamp")
-        flags = [*_FLAGS, "-include", str(self.path / "include/linux/kconfig.h")]
+        kconfig = self.path / "include/linux/kconfig.h"
+        flags = [*_FLAGS, "-include", str(kconfig), "-idirafter", "empty"]
         headers = [self.path / "tools/virtio", self.path / "tools/include"]
         mark = fingerprint(
             [*flags, *link, command(["gcc", "--version"], out)],
@@ -70,6 +74,9 @@ class LinuxSource:
             return program
         work = cache.scratch()
         try:
+            for header in _EMPTY_HEADERS:
+                (work / "empty" / header).parent.mkdir(parents=True, exist_ok=True)
+                (work / "empty" / header).touch()
             # Linux's warnings are not ours; neither are those of its headers.
             theirs = [f"-I{folder}" for folder in headers]
             command(["gcc", *flags, "-w", *theirs, "-c", self.path / source, "-o", "linux.o"], work)
@@ -84,10 +91,10 @@ class LinuxSource:
 
 
 def linux_source(cache: Cache) -> LinuxSource:
-    """The newest 6.x source that is installed, in the cache, or in the package archive.
+    """The newest 6.x source in ``/usr/src`` and the cache, or else in the package archive.
 
     An archive named ``linux-source-6.N.tar.xz`` may also be put into the cache's ``linux`` folder
-    by hand. Raises :exc:`PeerMissing` if there is none.
+    by hand. Built so far: 6.1 and 6.12. Raises :exc:`PeerMissing` if there is none.
     """
     folder = cache.folder("linux")
     archive = _newest_archive([_INSTALLED, folder]) or _download(cache, folder)

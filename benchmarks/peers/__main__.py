@@ -20,7 +20,7 @@ def main(words: Sequence[str] | None = None) -> int:
     cache = Cache.default() if options.cache is None else Cache(options.cache.absolute())
     chosen = Work()
     work = Work(
-        rounds=1,
+        rounds=options.rounds,
         buffers=options.buffers,
         cpus=chosen.cpus if options.cpus is None else options.cpus,
         only=tuple(options.only) or chosen.only,
@@ -36,19 +36,20 @@ def main(words: Sequence[str] | None = None) -> int:
             print(f"{peer.name}: {missing.get(peer.name) or f'built, version {peer.version}'}")
         return int(len(missing) == len(peers))
     records = {
-        title: _take_turns(group, missing, work, options.rounds) for title, group in groups.items()
+        title: _take_turns(group, missing, work, options.turns) for title, group in groups.items()
     }
     if options.json:
         _print_json(peers, missing, records)
     else:
-        _print_tables(peers, missing, records, replace(work, rounds=options.rounds))
+        _print_tables(peers, missing, records, replace(work, rounds=options.turns * options.rounds))
     return int(not any(records.values()))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("--rounds", type=_positive, default=5, help="turns of every case")
-    parser.add_argument("--buffers", type=_positive, default=200_000, help="buffers a round")
+    parser.add_argument("--turns", type=_positive, default=5, help="turns of every peer")
+    parser.add_argument("--rounds", type=_positive, default=4, help="rounds of a case in a turn")
+    parser.add_argument("--buffers", type=_positive, default=20_000, help="buffers a round")
     parser.add_argument(
         "--only",
         action="append",
@@ -88,15 +89,15 @@ def _build(peers: Sequence[Peer], cache: Cache) -> dict[str, str]:
 
 
 def _take_turns(
-    peers: Sequence[Peer], missing: dict[str, str], work: Work, rounds: int
+    peers: Sequence[Peer], missing: dict[str, str], work: Work, turns: int
 ) -> list[Record]:
-    """One round of every peer, again and again. A peer that fails is added to ``missing``."""
+    """One turn for every peer, again and again. A peer that fails is added to ``missing``."""
     records: list[Record] = []
-    for turn in range(rounds):
+    for turn in range(turns):
         for peer in peers:
             if peer.name in missing:
                 continue
-            print(f"round {turn + 1} of {rounds}: {peer.name}", file=sys.stderr)
+            print(f"turn {turn + 1} of {turns}: {peer.name}", file=sys.stderr)
             try:
                 records += peer.run(work)
             except PeerMissing as reason:
@@ -115,7 +116,19 @@ def _print_json(
             print(json.dumps({"peer": peer.name, "missing": missing[peer.name]}))
 
 
-_HEADS = ("peer", "ring", "size", "case", "descr", "table", "batch", "median", "best", "worst")
+_HEADS = (
+    "peer",
+    "ring",
+    "size",
+    "case",
+    "descr",
+    "table",
+    "batch",
+    "median",
+    "best",
+    "worst",
+    "lost",
+)
 _WORDS = ("peer", "ring", "case", "table")
 
 
@@ -125,6 +138,7 @@ def _row(record: Record) -> tuple[str, ...]:
         *(case.peer, case.ring, str(case.ring_size), case.name, str(case.descriptors)),
         *("indirect" if case.indirect else "", str(case.batch)),
         *(f"{ns:.1f}" for ns in (record.median, record.best, record.worst)),
+        str(record.preempted),
     )
 
 
@@ -135,7 +149,7 @@ def _print_tables(
     print(
         f"Nanoseconds a buffer on {platform.machine()}: {work.rounds} rounds of {work.buffers} "
         f"buffers (two cores: at least {LEAST_BUFFERS}), in turns; one thread on core {two}, "
-        f"two on {one} and {two}."
+        f"two on {one} and {two}. 'lost': rounds that never had their core to themselves."
     )
     rows = {title: [_row(record) for record in group] for title, group in records.items()}
     every = [_HEADS, *(row for group in rows.values() for row in group)]

@@ -65,7 +65,7 @@ def need(*programs: str) -> None:
 def command(
     words: Sequence[str | Path], cwd: Path, environment: Mapping[str, str] | None = None
 ) -> str:
-    """Run a command and return what it prints; :exc:`PeerMissing` with its last words if it fails.
+    """Run a command and return what it prints; :exc:`PeerMissing` with the reason if it fails.
 
     ``environment`` is added to the one of this process. No command may take half an hour.
     """
@@ -84,8 +84,9 @@ def command(
     except (OSError, subprocess.TimeoutExpired) as error:
         raise PeerMissing(f"{name}: {error}") from error
     if done.returncode != 0:
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
-        raise PeerMissing(f"{name} ended with {done.returncode}: {' | '.join(last)}")
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        telling = [line.strip() for line in said if "error" in line.lower()][:3] or said[-3:]
+        raise PeerMissing(f"{name} ended with {done.returncode}: {' | '.join(telling)}")
     return done.stdout
 
 

@@ -70,13 +70,16 @@ struct bench {
 	struct scatterlist sg[MAX_DESCRIPTORS];
 	char *tokens;
 	unsigned int token_add, token_get;
+	/* what a round is */
+	unsigned int batch;
+	unsigned int full;
+	unsigned int buffers;
 };
 
 static bool never_notify(struct virtqueue *vq)
 {
 	(void)vq;
 	fail("a notification, although the device asked for none");
-	return false;
 }
 
 static void never_callback(struct virtqueue *vq)
@@ -153,9 +156,10 @@ static inline void get(struct bench *b)
 	b->token_get = (b->token_get + 1) & (b->size - 1);
 }
 
-static double time_round(struct bench *b, unsigned int batch, unsigned int buffers)
+static double time_round(void *context)
 {
-	unsigned int i, j, batches = buffers / batch;
+	struct bench *b = context;
+	unsigned int i, j, batch = b->batch, batches = (b->buffers + batch - 1) / batch;
 	uint64_t start = now_ns();
 
 	for (i = 0; i < batches; i++) {
@@ -169,9 +173,9 @@ static double time_round(struct bench *b, unsigned int batch, unsigned int buffe
 	return (double)(now_ns() - start) / ((double)batches * batch);
 }
 
-static double time_apart(struct bench *b, unsigned int full, unsigned int buffers, bool device)
+static double time_apart(struct bench *b, bool device)
 {
-	unsigned int i, j, turns = buffers / full;
+	unsigned int i, j, full = b->full, turns = (b->buffers + full - 1) / full;
 	uint64_t calls = 0, steps = 0;
 
 	for (i = 0; i < turns; i++) {
@@ -191,6 +195,16 @@ static double time_apart(struct bench *b, unsigned int full, unsigned int buffer
 		steps += t2 - t1;
 	}
 	return (double)(device ? steps : calls) / ((double)turns * full);
+}
+
+static double time_call(void *context)
+{
+	return time_apart(context, false);
+}
+
+static double time_device(void *context)
+{
+	return time_apart(context, true);
 }
 
 static void open_queue(struct bench *b)
@@ -231,7 +245,7 @@ static void open_queue(struct bench *b)
 		fail("out of memory");
 }
 
-static void usage(void)
+static _Noreturn void usage(void)
 {
 	fail("usage: linux_ring [--ring split|packed] [--size N] [--descriptors N] [--indirect]\n"
 	     "                  [--batch N] [--case round|call|device] [--buffers N] [--rounds N]\n"
@@ -252,10 +266,12 @@ int main(int argc, char **argv)
 		{ "cpu", required_argument, NULL, 'p' },
 		{ NULL, 0, NULL, 0 },
 	};
-	static struct bench b = { .size = 256, .descriptors = 1 };
+	static struct bench b = { .size = 256, .descriptors = 1, .batch = 1, .buffers = 20000 };
 	static double samples[MAX_ROUNDS];
-	struct report report = { .peer = "linux-ring", .ring = "split", .name = "round", .batch = 1 };
-	unsigned int i, rounds = 10, buffers = 200000, full;
+	struct report report = {
+		.peer = "linux-ring", .ring = "split", .name = "round", .rounds = 10,
+	};
+	double (*round)(void *);
 	long cpu = -1;
 	int option;
 
@@ -265,10 +281,10 @@ int main(int argc, char **argv)
 		case 's': b.size = (unsigned int)number(optarg, 2, MAX_RING); break;
 		case 'd': b.descriptors = (unsigned int)number(optarg, 1, MAX_DESCRIPTORS); break;
 		case 'i': b.indirect = true; break;
-		case 'b': report.batch = (unsigned int)number(optarg, 1, MAX_RING); break;
+		case 'b': b.batch = (unsigned int)number(optarg, 1, MAX_RING); break;
 		case 'c': report.name = optarg; break;
-		case 'n': buffers = (unsigned int)number(optarg, 1, 1L << 30); break;
-		case 'R': rounds = (unsigned int)number(optarg, 1, MAX_ROUNDS); break;
+		case 'n': b.buffers = (unsigned int)number(optarg, 1, 1L << 30); break;
+		case 'R': report.rounds = (unsigned int)number(optarg, 1, MAX_ROUNDS); break;
 		case 'p': cpu = number(optarg, 0, CPU_SETSIZE - 1); break;
 		default: usage();
 		}
@@ -278,33 +294,27 @@ int main(int argc, char **argv)
 	if (b.size & (b.size - 1))
 		fail("--size: want a power of two");
 	/* A buffer of one descriptor never goes into a table, as in Linux. */
-	full = b.indirect && b.descriptors > 1 ? b.size : b.size / b.descriptors;
-	if (full == 0 || report.batch > full)
+	b.full = b.indirect && b.descriptors > 1 ? b.size : b.size / b.descriptors;
+	if (b.full == 0 || b.batch > b.full)
 		fail("--batch: the ring has no room for so many buffers");
-	if (buffers < b.size)
-		buffers = b.size;
+	if (!strcmp(report.name, "round"))
+		round = time_round;
+	else if (!strcmp(report.name, "call"))
+		round = time_call;
+	else if (!strcmp(report.name, "device"))
+		round = time_device;
+	else
+		usage();
 	b.packed = !strcmp(report.ring, "packed");
 	report.ring_size = b.size;
 	report.descriptors = b.descriptors;
+	report.batch = b.batch;
 	report.indirect = b.indirect;
 	pin_to(cpu);
 	open_queue(&b);
 
-	for (i = 0; i <= rounds; i++) {
-		double ns;
-
-		if (!strcmp(report.name, "round"))
-			ns = time_round(&b, report.batch, buffers);
-		else if (!strcmp(report.name, "call"))
-			ns = time_apart(&b, full, buffers, false);
-		else if (!strcmp(report.name, "device"))
-			ns = time_apart(&b, full, buffers, true);
-		else
-			usage();
-		if (i > 0) /* the first one warms up */
-			samples[i - 1] = ns;
-	}
-	print_report(&report, samples, rounds);
+	report.preempted = take_samples(round, &b, samples, report.rounds);
+	print_report(&report, samples);
 	vring_del_virtqueue(b.vq);
 	return 0;
 }

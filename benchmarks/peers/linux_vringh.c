@@ -30,6 +30,7 @@ struct bench {
 	unsigned int size;
 	unsigned int descriptors;
 	unsigned int chains;
+	unsigned int buffers;
 	uint16_t avail_idx;
 	char *data;
 };
@@ -104,9 +105,10 @@ static void empty(struct bench *b)
 	}
 }
 
-static double time_round(struct bench *b, unsigned int buffers)
+static double time_round(void *context)
 {
-	unsigned int i, turns = buffers / b->chains;
+	struct bench *b = context;
+	unsigned int i, turns = (b->buffers + b->chains - 1) / b->chains;
 	uint64_t start, total = 0;
 
 	for (i = 0; i < turns; i++) {
@@ -120,7 +122,7 @@ static double time_round(struct bench *b, unsigned int buffers)
 	return (double)total / ((double)turns * b->chains);
 }
 
-static void usage(void)
+static _Noreturn void usage(void)
 {
 	fail("usage: linux_vringh [--size N] [--descriptors N] [--buffers N] [--rounds N] [--cpu N]");
 }
@@ -135,10 +137,11 @@ int main(int argc, char **argv)
 		{ "cpu", required_argument, NULL, 'p' },
 		{ NULL, 0, NULL, 0 },
 	};
-	static struct bench b = { .size = 256, .descriptors = 1 };
+	static struct bench b = { .size = 256, .descriptors = 1, .buffers = 20000 };
 	static double samples[MAX_ROUNDS];
-	struct report report = { .peer = "linux-vringh", .ring = "split", .name = "device" };
-	unsigned int i, rounds = 10, buffers = 200000;
+	struct report report = {
+		.peer = "linux-vringh", .ring = "split", .name = "device", .rounds = 10,
+	};
 	long cpu = -1;
 	int option;
 
@@ -146,8 +149,8 @@ int main(int argc, char **argv)
 		switch (option) {
 		case 's': b.size = (unsigned int)number(optarg, 2, MAX_RING); break;
 		case 'd': b.descriptors = (unsigned int)number(optarg, 1, MAX_DESCRIPTORS); break;
-		case 'n': buffers = (unsigned int)number(optarg, 1, 1L << 30); break;
-		case 'R': rounds = (unsigned int)number(optarg, 1, MAX_ROUNDS); break;
+		case 'n': b.buffers = (unsigned int)number(optarg, 1, 1L << 30); break;
+		case 'R': report.rounds = (unsigned int)number(optarg, 1, MAX_ROUNDS); break;
 		case 'p': cpu = number(optarg, 0, CPU_SETSIZE - 1); break;
 		default: usage();
 		}
@@ -158,19 +161,12 @@ int main(int argc, char **argv)
 		fail("--size: want a power of two");
 	if (b.descriptors > b.size)
 		fail("--descriptors: more than the ring has");
-	if (buffers < b.size)
-		buffers = b.size;
 	pin_to(cpu);
 	open_ring(&b);
 	report.ring_size = b.size;
 	report.descriptors = b.descriptors;
 	report.batch = b.chains;
-	for (i = 0; i <= rounds; i++) {
-		double ns = time_round(&b, buffers);
-
-		if (i > 0) /* the first one warms up */
-			samples[i - 1] = ns;
-	}
-	print_report(&report, samples, rounds);
+	report.preempted = take_samples(time_round, &b, samples, report.rounds);
+	print_report(&report, samples);
 	return 0;
 }

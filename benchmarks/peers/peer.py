@@ -40,10 +40,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Record:
-    """What one case cost: nanoseconds a buffer, one figure a round."""
+    """What one case cost: nanoseconds a buffer, one figure a round.
+
+    A round in which another process took the core measures that process too; it is run again, a
+    limited number of times. ``preempted`` counts the rounds that never had the core to themselves.
+    """
 
     case: Case
     samples: tuple[float, ...]
+    preempted: int = 0
 
     @property
     def median(self) -> float:
@@ -73,6 +78,7 @@ class Record:
             "ns_per_buffer_median": round(self.median, 3),
             "ns_per_buffer_min": round(self.best, 3),
             "rounds": len(self.samples),
+            "preempted": self.preempted,
             "samples": list(self.samples),
         }
 
@@ -83,10 +89,13 @@ def merge(records: Iterable[Record]) -> list[Record]:
     With this, peers can take turns: one round each, again and again, so that a noisy moment of the
     machine hits all of them.
     """
-    samples: dict[Case, tuple[float, ...]] = {}
+    joined: dict[Case, Record] = {}
     for record in records:
-        samples[record.case] = samples.get(record.case, ()) + record.samples
-    return [Record(case, values) for case, values in samples.items()]
+        first = joined.get(record.case, Record(record.case, ()))
+        joined[record.case] = Record(
+            record.case, first.samples + record.samples, first.preempted + record.preempted
+        )
+    return list(joined.values())
 
 
 def _first_two_cpus() -> tuple[int, int]:
@@ -98,12 +107,14 @@ def _first_two_cpus() -> tuple[int, int]:
 class Work:
     """How much to run, where, and which cases.
 
-    ``buffers`` is the number of buffers in one round. One-thread peers run on the last of ``cpus``
-    (the first one gets most of a machine's interrupts); two-thread peers take both.
+    ``buffers`` is the number of buffers in one round, at least: a round ends with a whole batch. It
+    is small, as a short round is likelier to have the core to itself. One-thread peers run on the
+    last of ``cpus`` (the first one gets most of a machine's interrupts); two-thread peers take
+    both.
     """
 
     rounds: int = 10
-    buffers: int = 200_000
+    buffers: int = 20_000
     cpus: tuple[int, int] = field(default_factory=_first_two_cpus)
     only: tuple[str, ...] = ("*",)
 
@@ -160,4 +171,4 @@ def run_harness(program: Path | None, case: Case, arguments: Sequence[str]) -> R
     )
     if ran != case:
         raise PeerMissing(f"{case.key} was asked for, but {ran.key} ran")
-    return Record(case, tuple(float(ns) for ns in line["samples"]))
+    return Record(case, tuple(float(ns) for ns in line["samples"]), line["preempted"])

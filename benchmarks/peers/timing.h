@@ -7,9 +7,12 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #define MAX_ROUNDS 1000
+/* How often a round is run again that lost its core to another process. */
+#define MAX_TRIES 20
 
 static inline uint64_t now_ns(void)
 {
@@ -19,7 +22,7 @@ static inline uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static inline void fail(const char *what)
+static inline _Noreturn void fail(const char *what)
 {
 	fprintf(stderr, "%s\n", what);
 	exit(1);
@@ -57,7 +60,39 @@ static inline int by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* `case` and `ring` are plain words; nothing in them needs escaping. */
+static inline long preemptions(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_THREAD, &usage);
+	return usage.ru_nivcsw;
+}
+
+/*
+ * Calls `round` once to warm up and then until there are `rounds` samples. A round in which the
+ * kernel gave the core to somebody else measures them too, and is run again. Returns how many
+ * rounds never had the core to themselves and were kept all the same.
+ */
+static inline unsigned int take_samples(double (*round)(void *), void *context, double *samples,
+					unsigned int rounds)
+{
+	unsigned int i, tries, preempted = 0;
+
+	round(context);
+	for (i = 0; i < rounds; i++) {
+		for (tries = 0; tries < MAX_TRIES; tries++) {
+			long before = preemptions();
+
+			samples[i] = round(context);
+			if (preemptions() == before)
+				break;
+		}
+		preempted += tries == MAX_TRIES;
+	}
+	return preempted;
+}
+
+/* `name` and `ring` are plain words; nothing in them needs escaping. */
 struct report {
 	const char *peer;
 	const char *ring;
@@ -66,10 +101,13 @@ struct report {
 	unsigned int descriptors;
 	unsigned int batch;
 	int indirect;
+	unsigned int rounds;
+	unsigned int preempted;
 };
 
-static inline void print_report(const struct report *r, const double *samples, unsigned int rounds)
+static inline void print_report(const struct report *r, const double *samples)
 {
+	unsigned int rounds = r->rounds;
 	double sorted[MAX_ROUNDS];
 	double median;
 	unsigned int i;
@@ -81,9 +119,9 @@ static inline void print_report(const struct report *r, const double *samples, u
 	printf("{\"peer\": \"%s\", \"ring\": \"%s\", \"ring_size\": %u, \"case\": \"%s\", "
 	       "\"descriptors\": %u, \"batch\": %u, \"indirect\": %s, "
 	       "\"ns_per_buffer_median\": %.3f, \"ns_per_buffer_min\": %.3f, \"rounds\": %u, "
-	       "\"samples\": [",
+	       "\"preempted\": %u, \"samples\": [",
 	       r->peer, r->ring, r->ring_size, r->name, r->descriptors, r->batch,
-	       r->indirect ? "true" : "false", median, sorted[0], rounds);
+	       r->indirect ? "true" : "false", median, sorted[0], rounds, r->preempted);
 	for (i = 0; i < rounds; i++)
 		printf("%s%.3f", i ? ", " : "", samples[i]);
 	printf("]}\n");

@@ -148,8 +148,9 @@ def _print_tables(
     one, two = work.cpus
     print(
         f"Nanoseconds a buffer on {platform.machine()}: {work.rounds} rounds of {work.buffers} "
-        f"buffers (two cores: at least {LEAST_BUFFERS}), in turns; one thread on core {two}, "
-        f"two on {one} and {two}. 'lost': rounds that never had their core to themselves."
+        f"buffers, fewer of several descriptors, at least {LEAST_BUFFERS} on two cores.\n"
+        f"In turns; one thread on core {two}, two on {one} and {two}. "
+        "lost: rounds that never had their core to themselves."
     )
     rows = {title: [_row(record) for record in group] for title, group in records.items()}
     every = [_HEADS, *(row for group in rows.values() for row in group)]

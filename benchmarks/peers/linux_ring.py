@@ -72,4 +72,4 @@ class LinuxRing:
         ]
         if case.indirect:
             words.append("--indirect")
-        return run_harness(self._program, case, [*words, *work.arguments()])
+        return run_harness(self._program, case, [*words, *work.arguments(case)])

@@ -45,5 +45,5 @@ class LinuxVringh:
         for case in self.cases():
             if work.wants(case):
                 words = [f"--size={case.ring_size}", f"--descriptors={case.descriptors}"]
-                records.append(run_harness(self._program, case, [*words, *work.arguments()]))
+                records.append(run_harness(self._program, case, [*words, *work.arguments(case)]))
         return records

@@ -107,10 +107,10 @@ def _first_two_cpus() -> tuple[int, int]:
 class Work:
     """How much to run, where, and which cases.
 
-    ``buffers`` is the number of buffers in one round, at least: a round ends with a whole batch. It
-    is small, as a short round is likelier to have the core to itself. One-thread peers run on the
-    last of ``cpus`` (the first one gets most of a machine's interrupts); two-thread peers take
-    both.
+    ``buffers`` is the number of buffers in one round, at least: a round ends with a whole batch.
+    Buffers of n descriptors come in an n-th of that number. It is small, as a short round is
+    likelier to have the core to itself. One-thread peers run on the last of ``cpus`` (the first one
+    gets most of a machine's interrupts); two-thread peers take both.
     """
 
     rounds: int = 10
@@ -122,11 +122,11 @@ class Work:
         """Whether a pattern of ``only`` fits the case's key."""
         return any(fnmatchcase(case.key, pattern) for pattern in self.only)
 
-    def arguments(self) -> list[str]:
-        """The part of a harness's command line that is the same for all cases."""
+    def arguments(self, case: Case) -> list[str]:
+        """The part of a harness's command line that says how much to run and where."""
         return [
             f"--rounds={self.rounds}",
-            f"--buffers={self.buffers}",
+            f"--buffers={max(1, self.buffers // case.descriptors)}",
             f"--cpu={self.cpus[-1]}",
         ]
 

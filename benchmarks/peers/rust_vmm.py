@@ -102,5 +102,5 @@ class RustVmm:
                     f"--descriptors={case.descriptors}",
                     f"--case={case.name}",
                 ]
-                records.append(run_harness(self._program, case, [*words, *work.arguments()]))
+                records.append(run_harness(self._program, case, [*words, *work.arguments(case)]))
         return records

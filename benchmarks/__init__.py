@@ -1,0 +1,1 @@
+"""Benchmarks of virtring; run them from the top of the repository."""

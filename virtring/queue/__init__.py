@@ -15,16 +15,31 @@ from virtring.queue.create import (
 )
 from virtring.queue.device import DeviceQueue
 from virtring.queue.driver import Virtqueue
+from virtring.queue.notify import (
+    EventFd,
+    Spin,
+    async_wait_available,
+    async_wait_used,
+    wait_available,
+    wait_used,
+)
+from virtring.queue.spin import spin_available, spin_used
 
 __all__ = [
     "Batch",
     "Chain",
     "Descriptor",
     "DeviceQueue",
+    "EventFd",
     "QueueConfig",
     "RingDevice",
+    "Spin",
     "Virtqueue",
+    "async_wait_available",
+    "async_wait_used",
     "create_pair",
+    "spin_available",
+    "spin_used",
     "transport_features",
     "virtio_break_device",
     "virtio_unbreak_device",
@@ -33,4 +48,6 @@ __all__ = [
     "vring_del_virtqueue",
     "vring_new_virtqueue",
     "vring_size",
+    "wait_available",
+    "wait_used",
 ]

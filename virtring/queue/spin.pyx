@@ -1,0 +1,158 @@
+"""Busy polling of one ring word, without the GIL, until a deadline.
+
+The other side's word is all that is read. Typed views and the memory's hold are kept for as long as
+the loop runs, so a close from another thread cannot unmap what it reads.
+"""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint16_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from virtring.memory.barriers cimport cpu_relax, load16, swap16
+from virtring.queue.device cimport DeviceQueue
+from virtring.queue.driver cimport Virtqueue
+from virtring.queue.side cimport QueueSide
+from virtring.ring.packed_driver cimport AVAIL_USED, packed_callbacks_on
+from virtring.ring.split_driver cimport split_callbacks_on
+from virtring.spec.ring cimport (
+    VRING_PACKED_EVENT_FLAG_DISABLE, VRING_USED_F_NO_NOTIFY, vring_packed_desc,
+)
+
+from virtring.errors import InvalidArgument
+
+cdef enum:
+    # Polls between two looks at the clock, which costs about as much as one or two of them.
+    POLLS = 16
+    # How long at most without a look at signals (Ctrl-C) and at the queue's state.
+    SLICE_NS = 1_000_000
+
+cdef double MAX_US = 1e12
+
+
+cdef int64_t now_ns() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <int64_t>t.tv_sec * 1_000_000_000 + t.tv_nsec
+
+
+cdef bint poll_word(
+    const char* word, uint16_t mask, uint16_t value, bint differ, int64_t deadline
+) noexcept nogil:
+    """Until ``*word & mask`` differs from value (without ``differ``: is it); False: too late."""
+    cdef int _i
+    while True:
+        for _i in range(POLLS):
+            if ((load16(word) & mask) != value) == differ:
+                return True
+            cpu_relax()
+        if now_ns() >= deadline:
+            return False
+
+
+@cython.final
+cdef class Watched:
+    """The word to watch, and what keeps it mapped."""
+    cdef const char* word
+    cdef uint16_t mask
+    cdef uint16_t value
+    cdef bint differ
+    cdef object guard
+    cdef uint16_t[::1] index
+    cdef vring_packed_desc[::1] desc
+
+    cdef int at_index(self, QueueSide side, uint16_t[::1] area, uint16_t last, bint swap) except -1:
+        """A split ring's index, until it moves from ``last``."""
+        self.guard = side.guard
+        self.index = area
+        self.word = <const char*>&area[1]
+        self.mask = 0xFFFF
+        self.value = swap16(last) if swap else last
+        self.differ = True
+        return 0
+
+    cdef int at_desc(self, QueueSide side, uint16_t idx, uint16_t flags) except -1:
+        """A packed descriptor, until its AVAIL and USED bits are ``flags``."""
+        self.guard = side.guard
+        self.desc = side.packed_desc
+        self.word = <const char*>&self.desc[idx] + 14
+        self.mask = AVAIL_USED
+        self.value = flags
+        self.differ = False
+        return 0
+
+    cdef bint run(self, int64_t deadline) noexcept nogil:
+        return poll_word(self.word, self.mask, self.value, self.differ, deadline)
+
+
+cdef int64_t deadline_of(double microseconds) except -1:
+    if not 0 <= microseconds <= MAX_US:
+        raise InvalidArgument(f"{microseconds} microseconds; it takes 0 to {MAX_US:.0f}")
+    return now_ns() + <int64_t>(microseconds * 1000)
+
+
+def spin_used(Virtqueue vq not None, double microseconds) -> bool:
+    """Poll, without the GIL, until a used buffer is there; False when the time ran out.
+
+    ``microseconds`` is 0 to 10**12; 0 is a single look. Raises QueueClosed and QueueBroken.
+    """
+    cdef int64_t deadline = deadline_of(microseconds)
+    cdef Watched watched
+    cdef int64_t until
+    cdef bint found
+    while True:
+        if vq.more_used:
+            return True
+        until = now_ns()
+        if until >= deadline:
+            return False
+        # The position is read anew: while we were out, another thread may have taken buffers.
+        watched = Watched()
+        if vq.packed:
+            watched.at_desc(vq, vq.pack.last_used_idx, vq.pack.used_flags)
+        else:
+            watched.at_index(vq, vq.used, vq.split.last_used_idx, vq.s.swap)
+        until = min(deadline, until + SLICE_NS)
+        with nogil:
+            found = watched.run(until)
+        if not found:
+            PyErr_CheckSignals()
+
+
+def spin_available(DeviceQueue dq not None, double microseconds) -> bool:
+    """Poll, without the GIL, until a chain is available; False when the time ran out.
+
+    As :func:`spin_used`; InvalidArgument also before :meth:`DeviceQueue.configure`.
+    """
+    cdef int64_t deadline = deadline_of(microseconds)
+    cdef Watched watched
+    cdef int64_t until
+    cdef bint found
+    while True:
+        if dq.more_available:
+            return True
+        until = now_ns()
+        if until >= deadline:
+            return False
+        watched = Watched()
+        if dq.packed:
+            watched.at_desc(dq, dq.pack.last_avail_idx, dq.pack.avail_flags)
+        else:
+            watched.at_index(dq, dq.avail, dq.split.last_avail_idx, dq.s.swap)
+        until = min(deadline, until + SLICE_NS)
+        with nogil:
+            found = watched.run(until)
+        if not found:
+            PyErr_CheckSignals()
+
+
+def callbacks_on(Virtqueue vq not None) -> bool:
+    """Whether the driver side asks for notifications at the moment."""
+    return packed_callbacks_on(&vq.pack) if vq.packed else split_callbacks_on(&vq.split)
+
+
+def notify_on(DeviceQueue dq not None) -> bool:
+    """Whether the device side asks for kicks at the moment."""
+    if dq.packed:
+        return dq.pack.event_flags_shadow != VRING_PACKED_EVENT_FLAG_DISABLE
+    return not dq.split.used_flags_shadow & VRING_USED_F_NO_NOTIFY

@@ -13,6 +13,7 @@ from virtring.queue.create import (
     vring_del_virtqueue,
     vring_new_virtqueue,
 )
+from virtring.queue.describe import RingDescription, describe
 from virtring.queue.device import DeviceQueue
 from virtring.queue.driver import Virtqueue
 from virtring.queue.notify import (
@@ -32,12 +33,14 @@ __all__ = [
     "DeviceQueue",
     "EventFd",
     "QueueConfig",
+    "RingDescription",
     "RingDevice",
     "Spin",
     "Virtqueue",
     "async_wait_available",
     "async_wait_used",
     "create_pair",
+    "describe",
     "spin_available",
     "spin_used",
     "transport_features",

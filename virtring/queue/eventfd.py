@@ -27,8 +27,8 @@ _LONGEST = 86400.0
 
 def check_timeout(timeout: float | None) -> float | None:
     """``timeout`` as seconds, None for ever; InvalidArgument when it is negative or no number."""
-    if timeout is None:
-        return None
+    if timeout is None or (type(timeout) is float and 0 <= timeout < math.inf):
+        return timeout
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout):
         raise InvalidArgument(f"timeout {timeout!r}: it takes seconds or None")
     if timeout < 0:

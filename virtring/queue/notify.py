@@ -13,7 +13,8 @@ from virtring.errors import InvalidArgument
 from virtring.queue.device import DeviceQueue
 from virtring.queue.driver import Virtqueue
 from virtring.queue.eventfd import EventFd, check_timeout
-from virtring.queue.spin import callbacks_on, notify_on, spin_available, spin_used
+from virtring.queue.spin import spin_available, spin_used
+from virtring.queue.state import callbacks_on, notify_on
 
 __all__ = [
     "EventFd",
@@ -124,14 +125,12 @@ def _protocol(end: _End, timeout: float | None, spin: Spin | None) -> _Protocol:
     """The steps of a wait, for threads and tasks alike; the caller sleeps where it yields."""
     start = time.monotonic()
     deadline = None if timeout is None else start + timeout
-    if spin is not None and spin.us > 0:
-        if end.spin(spin.us if timeout is None else min(spin.us, timeout * 1e6)):
-            spin.waited((time.monotonic() - start) * 1e6, slept=False)
-            return True
-    elif end.ready():
+    budget = 0.0 if spin is None else spin.us
+    if timeout is not None:
+        budget = min(budget, timeout * 1e6)
+    if spin is not None and budget and end.spin(budget):
+        spin.waited((time.monotonic() - start) * 1e6, slept=False)
         return True
-    if timeout == 0:
-        return False
     try:
         while True:
             # False from arm: something came before the other side could see that we want to know.
@@ -194,7 +193,11 @@ def wait_used(
     """
     timeout = check_timeout(timeout)
     _check(vq, Virtqueue, call, spin)
-    return vq.more_used or _run(_protocol(_DriverEnd(vq), timeout, spin), call)
+    if vq.more_used:
+        return True
+    if timeout == 0:
+        return False
+    return _run(_protocol(_DriverEnd(vq), timeout, spin), call)
 
 
 def wait_available(
@@ -207,7 +210,11 @@ def wait_available(
     """
     timeout = check_timeout(timeout)
     _check(dq, DeviceQueue, kick, spin)
-    return dq.more_available or _run(_protocol(_DeviceEnd(dq), timeout, spin), kick)
+    if dq.more_available:
+        return True
+    if timeout == 0:
+        return False
+    return _run(_protocol(_DeviceEnd(dq), timeout, spin), kick)
 
 
 async def async_wait_used(
@@ -216,7 +223,11 @@ async def async_wait_used(
     """:func:`wait_used` for an asyncio task; other tasks run while it sleeps, not in a poll."""
     timeout = check_timeout(timeout)
     _check(vq, Virtqueue, call, spin)
-    return vq.more_used or await _run_async(_protocol(_DriverEnd(vq), timeout, spin), call)
+    if vq.more_used:
+        return True
+    if timeout == 0:
+        return False
+    return await _run_async(_protocol(_DriverEnd(vq), timeout, spin), call)
 
 
 async def async_wait_available(
@@ -225,4 +236,8 @@ async def async_wait_available(
     """:func:`wait_available` for an asyncio task; as :func:`async_wait_used`."""
     timeout = check_timeout(timeout)
     _check(dq, DeviceQueue, kick, spin)
-    return dq.more_available or await _run_async(_protocol(_DeviceEnd(dq), timeout, spin), kick)
+    if dq.more_available:
+        return True
+    if timeout == 0:
+        return False
+    return await _run_async(_protocol(_DeviceEnd(dq), timeout, spin), kick)

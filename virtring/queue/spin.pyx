@@ -13,11 +13,8 @@ from virtring.memory.barriers cimport cpu_relax, load16, swap16
 from virtring.queue.device cimport DeviceQueue
 from virtring.queue.driver cimport Virtqueue
 from virtring.queue.side cimport QueueSide
-from virtring.ring.packed_driver cimport AVAIL_USED, packed_callbacks_on
-from virtring.ring.split_driver cimport split_callbacks_on
-from virtring.spec.ring cimport (
-    VRING_PACKED_EVENT_FLAG_DISABLE, VRING_USED_F_NO_NOTIFY, vring_packed_desc,
-)
+from virtring.ring.packed_driver cimport AVAIL_USED
+from virtring.spec.ring cimport vring_packed_desc
 
 from virtring.errors import InvalidArgument
 
@@ -144,15 +141,3 @@ def spin_available(DeviceQueue dq not None, double microseconds) -> bool:
             found = watched.run(until)
         if not found:
             PyErr_CheckSignals()
-
-
-def callbacks_on(Virtqueue vq not None) -> bool:
-    """Whether the driver side asks for notifications at the moment."""
-    return packed_callbacks_on(&vq.pack) if vq.packed else split_callbacks_on(&vq.split)
-
-
-def notify_on(DeviceQueue dq not None) -> bool:
-    """Whether the device side asks for kicks at the moment."""
-    if dq.packed:
-        return dq.pack.event_flags_shadow != VRING_PACKED_EVENT_FLAG_DISABLE
-    return not dq.split.used_flags_shadow & VRING_USED_F_NO_NOTIFY

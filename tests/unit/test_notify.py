@@ -5,6 +5,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import signal
 import socket
 import threading
 import time
@@ -373,6 +374,24 @@ def test_polling_ends_with_the_queue(packed: bool) -> None:
         timer.join()
 
 
+@LAYOUTS
+def test_signals_end_polling(packed: bool) -> None:
+    """As Ctrl-C must."""
+    vq, dq, _, _ = make_ends(packed)
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for poll in (lambda: spin_used(vq, 20e6), lambda: spin_available(dq, 20e6)):
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            with pytest.raises(KeyboardInterrupt):
+                poll()
+    finally:
+        signal.signal(signal.SIGALRM, old)
+
+
 @pytest.mark.parametrize("us", [-1.0, float("nan"), 1e300])
 def test_polling_times(us: float) -> None:
     vq, dq, _, _ = make_ends(False)
@@ -404,7 +423,7 @@ def test_spin_adapts() -> None:
 )
 def test_wrong_spins(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidArgument):
-        Spin(**wrong)  # type: ignore[arg-type]
+        Spin(**wrong)
 
 
 # -- waits -------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ class Look:
         group: tuple[int, int] | None = self.state["group"]
         good: set[int] = set()
         offset = 0
-        while sizes:
+        while True:  # ends: each round takes a buffer out of sizes, or a group comes to its end
             if group is None:
                 entry = entry_at(offset)
                 if entry is None:

@@ -71,9 +71,12 @@ class PackedLook(Look):
             self._known(self.used_at + k, "held", lambda id: id not in out, "returned already")
         offset = 0
         room = self.num - min(held, self.num)
-        while offset < room:
+        while True:
             entry = self._at(self.heads, self.avail_at + offset)
             if int(entry["flags"]) & (AVAIL | USED) != self._bits(self.avail_at + offset)[0]:
+                break
+            if offset == room:
+                self.problems.append(f"more than the ring's {self.num} entries are in flight")
                 break
             length, id = self._chain(self.avail_at + offset, room - offset)
             offset += length

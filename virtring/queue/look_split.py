@@ -35,6 +35,8 @@ class SplitLook(Look):
                 " flight"
             )
             waiting = 0
+        elif (self.state["seen"] - last) & 0xFFFF > waiting:
+            self.problems.append(f"used.idx went back from {self.state['seen']} to {self.used_idx}")
         self._own("avail.idx", self.avail_idx, self.state["avail"])
 
         def entry_at(offset: int) -> tuple[int, int] | None:
@@ -56,6 +58,10 @@ class SplitLook(Look):
                 f" {self.num} entries"
             )
             waiting = 0
+        elif (self.state["seen"] - last) & 0xFFFF > waiting:
+            self.problems.append(
+                f"avail.idx went back from {self.state['seen']} to {self.avail_idx}"
+            )
         self._own("used.idx", self.used_idx, self.state["used"])
         out = {id for id, *_ in self.state["buffers"]}
         for id, count, _, _ in self.state["buffers"]:
@@ -91,6 +97,12 @@ class SplitLook(Look):
             chain[index] = row
             if row.next is None or row.flags & INDIRECT:
                 break
+            if len(chain) == count:
+                row.notes.append("goes on")
+                self.problems.append(
+                    f"the chain at {head} goes on in the ring; it was made of {count} descriptors"
+                )
+                return
             if row.next >= self.num:
                 row.notes.append("next is outside the ring")
                 break

@@ -86,6 +86,7 @@ cdef dict _driver_state(Virtqueue vq):
     else:
         state["avail"] = vq.split.avail_idx
         state["used"] = vq.split.last_used_idx
+        state["seen"] = vq.split.used_idx
     return state
 
 
@@ -110,6 +111,7 @@ cdef dict _device_state(DeviceQueue dq):
     else:
         state["avail"] = dq.split.last_avail_idx
         state["used"] = dq.split.used_idx
+        state["seen"] = dq.split.avail_idx
     return state
 
 

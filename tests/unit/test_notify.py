@@ -418,6 +418,10 @@ def test_spin_adapts() -> None:
     low.waited(10_000, slept=True)
     assert low.us == 15
     assert Spin(0).us == 0
+    default = Spin(40)
+    for _ in range(10):
+        default.waited(10_000, slept=True)
+    assert default.us == 2
 
 
 @pytest.mark.parametrize(

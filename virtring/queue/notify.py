@@ -32,16 +32,20 @@ class Spin:
     Between ``min_us`` and ``max_us``. Grows by ``factor`` when polling found something, and when a
     sleep was so short that polling for ``max_us`` would have; shrinks by it after a longer sleep.
     Polling takes a CPU from others, so ``max_us`` is 50 by default, and 0 where this process has
-    only one CPU, on which the other side could not run meanwhile. One object belongs to one waiter.
+    only one CPU, on which the other side could not run meanwhile. ``min_us`` is 2 by default: where
+    waking up takes long, a poll now and then is how a fast other side is noticed again. One object
+    belongs to one waiter.
     """
 
     __slots__ = ("_us", "factor", "max_us", "min_us")
 
     def __init__(
-        self, max_us: float | None = None, *, min_us: float = 0.0, factor: float = 2.0
+        self, max_us: float | None = None, *, min_us: float | None = None, factor: float = 2.0
     ) -> None:
         if max_us is None:
             max_us = 50.0 if len(os.sched_getaffinity(0)) > 1 else 0.0
+        if min_us is None:
+            min_us = min(2.0, max_us)
         if not 0 <= min_us <= max_us <= 1e6:
             raise InvalidArgument(
                 f"min_us {min_us} and max_us {max_us}: it takes 0 <= min_us <= max_us <= 1000000"

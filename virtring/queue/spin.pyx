@@ -13,7 +13,7 @@ from virtring.memory.barriers cimport cpu_relax, load16, swap16
 from virtring.queue.device cimport DeviceQueue
 from virtring.queue.driver cimport Virtqueue
 from virtring.queue.side cimport QueueSide
-from virtring.ring.packed_driver cimport AVAIL_USED
+from virtring.ring.packed_common cimport AVAIL_USED
 from virtring.spec.ring cimport vring_packed_desc
 
 from virtring.errors import InvalidArgument

@@ -186,7 +186,9 @@ cdef inline uint32_t note_extra(uint64_t note) noexcept nogil:
     return <uint32_t>(note >> 48)
 
 
-cdef inline void put_row(vring_desc* row, uint64_t addr, uint32_t length, uint16_t write) noexcept nogil:
+cdef inline void put_row(
+    vring_desc* row, uint64_t addr, uint32_t length, uint16_t write
+) noexcept nogil:
     """Set a batch's descriptor in two stores; write is VRING_DESC_F_WRITE or 0."""
     store64(&row.addr, addr)
     store64(&row.len, <uint64_t>length | (<uint64_t>write << 32))

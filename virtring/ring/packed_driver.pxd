@@ -280,7 +280,8 @@ cdef inline bint packed_used_at(const packed_driver* v, uint16_t off_wrap) noexc
 cdef inline bint packed_poll(packed_driver* v, uint32_t off_wrap) noexcept nogil:
     # Full: pairs with the device's in packed_device_need_notify; as in split_poll.
     virtio_mb(v.s.weak_barriers)
-    return packed_used_at(v, <uint16_t>off_wrap)
+    # Inside a group the device wrote nothing, yet the rest of it is there to be taken.
+    return v.s.group or packed_used_at(v, <uint16_t>off_wrap)
 
 
 cdef inline bint packed_enable_cb_delayed(packed_driver* v) noexcept nogil:
@@ -296,4 +297,4 @@ cdef inline bint packed_enable_cb_delayed(packed_driver* v) noexcept nogil:
         store16(v.driver_event + 2, v.event_flags_shadow)
     # Full: as in packed_poll.
     virtio_mb(v.s.weak_barriers)
-    return not packed_used_at(v, packed_off_wrap(v, 0))
+    return not v.s.group and not packed_used_at(v, packed_off_wrap(v, 0))

@@ -16,11 +16,11 @@ from virtring.spec.ring cimport VRING_DESC_F_WRITE
 cdef int add(Virtqueue vq, Batch rows, size_t n) noexcept nogil:
     if vq.packed:
         return driver_add_rows(
-            &vq.pack, &vq.table.table, rows.cols.addr, rows.cols.len, rows.cols.token, n,
+            &vq.pack, &vq.table.table, rows.cols.desc, rows.cols.token, n,
             VRING_DESC_F_WRITE,
         )
     return driver_add_rows(
-        &vq.split, &vq.table.table, rows.cols.addr, rows.cols.len, rows.cols.token, n,
+        &vq.split, &vq.table.table, rows.cols.desc, rows.cols.token, n,
         VRING_DESC_F_WRITE,
     )
 
@@ -40,13 +40,13 @@ cdef int serve(DeviceQueue dq, Batch rows, size_t room, size_t* n) noexcept nogi
     if code != VR_OK:
         return code
     for row in range(n[0]):
-        r = guest_lookup(&dq.table.table, rows.cols.addr[row], rows.cols.len[row], PERM_RW)
+        r = guest_lookup(&dq.table.table, rows.cols.desc[row].addr, rows.cols.desc[row].len, PERM_RW)
         if r == NULL:
             return -1
-        data = <uint8_t*>r.host + (rows.cols.addr[row] - r.base)
-        for i in range(rows.cols.len[row]):
+        data = <uint8_t*>r.host + (rows.cols.desc[row].addr - r.base)
+        for i in range(rows.cols.desc[row].len):
             data[i] += 1
-        rows.cols.written[row] = rows.cols.len[row]
+        rows.cols.written[row] = rows.cols.desc[row].len
     if dq.packed:
         return device_push(&dq.pack, rows.cols.id, rows.cols.written, n[0], &done)
     return device_push(&dq.split, rows.cols.id, rows.cols.written, n[0], &done)

@@ -40,7 +40,9 @@ cdef int serve(DeviceQueue dq, Batch rows, size_t room, size_t* n) noexcept nogi
     if code != VR_OK:
         return code
     for row in range(n[0]):
-        r = guest_lookup(&dq.table.table, rows.cols.desc[row].addr, rows.cols.desc[row].len, PERM_RW)
+        r = guest_lookup(
+            &dq.table.table, rows.cols.desc[row].addr, rows.cols.desc[row].len, PERM_RW
+        )
         if r == NULL:
             return -1
         data = <uint8_t*>r.host + (rows.cols.desc[row].addr - r.base)

@@ -28,6 +28,7 @@ FLOORS = {
     "drivers": 6,
     "devices": 6,
     "rpmsg": 6,
+    "channel": 6,
     "cli": 7,
     "__main__": 8,
     "__init__": 8,

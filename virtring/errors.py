@@ -65,6 +65,14 @@ class BadChain(BadRing):
     """What the driver made available is wrong: a loop, a bad index, flag, length or address."""
 
 
+class WrongState(VirtioError):
+    """The call does not fit what the device or its driver is doing; nothing was changed."""
+
+
+class FeaturesRejected(VirtioError):
+    """The device did not accept the features that the driver chose (Linux: ``-ENODEV``)."""
+
+
 class WaitTimeout(VirtioError, TimeoutError):
     """The time given to a wait ran out."""
 

@@ -1,0 +1,143 @@
+"""The bus on which devices and drivers find each other (Linux ``drivers/virtio/virtio.c``)."""
+
+from virtring.device.driver import VirtioDriver
+from virtring.device.virtio_device import VirtioDevice
+from virtring.errors import FeaturesRejected, InvalidArgument, WrongState
+from virtring.spec.status import Status
+
+
+class VirtioBus:
+    """Binds every device to the first registered driver that matches its id."""
+
+    def __init__(self) -> None:
+        self.devices: list[VirtioDevice] = []
+        self.drivers: list[type[VirtioDriver]] = []
+        self._next_index = 0
+
+    def register_driver(self, driver: type[VirtioDriver]) -> None:
+        """Add a driver and bind it to the devices that have none (``register_virtio_driver``).
+
+        What a probe raises is raised here, once all devices were tried.
+        """
+        if not driver.id_table:
+            raise InvalidArgument(f"{driver.__name__} has no id_table")
+        if driver in self.drivers:
+            raise InvalidArgument(f"{driver.__name__} is registered already")
+        self.drivers.append(driver)
+        failure: Exception | None = None
+        for vdev in self.devices:
+            if vdev.driver is None and driver.matches(vdev.id):
+                try:
+                    self.bind(vdev, driver)
+                except Exception as error:
+                    failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def unregister_driver(self, driver: type[VirtioDriver]) -> None:
+        """Take a driver away from all its devices (``unregister_virtio_driver``)."""
+        if driver not in self.drivers:
+            raise InvalidArgument(f"{driver.__name__} is not registered")
+        self.drivers.remove(driver)
+        for vdev in self.devices:
+            if type(vdev.driver) is driver:
+                self.unbind(vdev)
+
+    def register_device(self, vdev: VirtioDevice) -> None:
+        """Add a device, reset and acknowledged, and bind its driver (``register_virtio_device``).
+
+        What the probe raises is raised here; the device is on the bus all the same, unbound.
+        """
+        if vdev in self.devices:
+            raise InvalidArgument(f"{vdev!r} is registered already")
+        vdev.index = self._next_index
+        vdev.config_disable()
+        # Whatever a driver before us did, the device begins anew.
+        vdev.reset()
+        vdev.add_status(Status.ACKNOWLEDGE)
+        self._next_index += 1
+        self.devices.append(vdev)
+        for driver in self.drivers:
+            if driver.matches(vdev.id):
+                self.bind(vdev, driver)
+                return
+
+    def unregister_device(self, vdev: VirtioDevice) -> None:
+        """Take a device from the bus; its driver is removed (``unregister_virtio_device``)."""
+        if vdev not in self.devices:
+            raise InvalidArgument(f"{vdev!r} is not on this bus")
+        if vdev.driver is not None:
+            self.unbind(vdev)
+        self.devices.remove(vdev)
+
+    def bind(self, vdev: VirtioDevice, driver: type[VirtioDriver]) -> None:
+        """Negotiate and probe (``virtio_dev_probe``). The status ends FAILED if that fails."""
+        if vdev.driver is not None:
+            raise WrongState(f"{vdev!r} has a driver already")
+        bound = driver(vdev)
+        vdev.driver = bound
+        try:
+            vdev.add_status(Status.DRIVER)
+            negotiate(vdev, bound)
+            bound.probe()
+            if Status.DRIVER_OK not in vdev.config.get_status(vdev):
+                vdev.ready()
+            bound.scan()
+        except BaseException:
+            vdev.config.set_status(vdev, vdev.config.get_status(vdev) | Status.FAILED)
+            vdev.config.del_vqs(vdev)
+            vdev.driver = None
+            raise
+        vdev.config_enable()
+
+    def unbind(self, vdev: VirtioDevice) -> None:
+        """Remove the driver of a device (``virtio_dev_remove``); it stays acknowledged."""
+        if vdev.driver is None:
+            raise WrongState(f"{vdev!r} has no driver")
+        vdev.config_disable()
+        vdev.driver.remove()
+        status = vdev.config.get_status(vdev)
+        if status:
+            raise WrongState(f"{type(vdev.driver).__name__}.remove left the device with {status!r}")
+        vdev.driver = None
+        vdev.add_status(Status.ACKNOWLEDGE)
+
+    def freeze(self, vdev: VirtioDevice) -> None:
+        """Put a device to rest (``virtio_device_freeze``)."""
+        vdev.config_disable()
+        vdev.failed = Status.FAILED in vdev.config.get_status(vdev)
+        if vdev.driver is not None:
+            vdev.driver.freeze()
+
+    def restore(self, vdev: VirtioDevice) -> None:
+        """Wake a device that was put to rest (``virtio_device_restore``)."""
+        vdev.reset()
+        vdev.add_status(Status.ACKNOWLEDGE)
+        if vdev.failed:
+            # It had failed before it slept: waking does not mend it.
+            vdev.add_status(Status.FAILED)
+        driver = vdev.driver
+        if driver is None:
+            return
+        try:
+            vdev.add_status(Status.DRIVER)
+            negotiate(vdev, driver)
+            driver.restore()
+            if Status.DRIVER_OK not in vdev.config.get_status(vdev):
+                vdev.ready()
+        except BaseException:
+            vdev.add_status(Status.FAILED)
+            raise
+        vdev.config_enable()
+
+
+def negotiate(vdev: VirtioDevice, driver: VirtioDriver) -> None:
+    """Agree on features, driver side: offer, choice, validation, FEATURES_OK."""
+    offered = vdev.config.get_features(vdev)
+    vdev.features = driver.choose(offered)
+    driver.validate()
+    extra = int(vdev.features) & ~offered
+    if extra:
+        raise FeaturesRejected(f"{type(driver).__name__} chose {extra:#x}, which was not offered")
+    vdev.config.finalize_features(vdev)
+    vdev.features_ok()

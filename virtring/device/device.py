@@ -1,0 +1,246 @@
+"""The base of every device: queues, configuration and notifications over any transport."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from virtring.device.config_ops import SharedMemory
+from virtring.device.device_config import VirtioDeviceConfig
+from virtring.device.queue_config import QUEUE_SIZE, VirtioQueueConfig
+from virtring.errors import InvalidArgument, QueueBroken, WrongState
+from virtring.memory import GuestMemory, Region
+from virtring.queue import Batch, Chain, DeviceQueue, QueueConfig
+from virtring.spec.features import Feature
+from virtring.spec.ids import DeviceID
+
+#: What a device offers beside its own features unless told otherwise.
+RING_OFFER = (
+    Feature.VERSION_1
+    | Feature.INDIRECT_DESC
+    | Feature.EVENT_IDX
+    | Feature.RING_PACKED
+    | Feature.IN_ORDER
+    | Feature.RING_RESET
+)
+
+
+class Device:
+    """The device half. A subclass names its id and queues and overrides :meth:`handle_queue`.
+
+    features: the device type's bits on offer; ring_features: the device-independent ones.
+    queues: names of the queues; queue_size: the most ring entries of each. config: the initial
+    configuration space, bytes or one record of a numpy dtype (little-endian).
+
+    ``self.features`` are the negotiated bits, ``self.queues`` the :class:`DeviceQueue` objects
+    (None while the driver has not handed one over), ``self.memory`` the guest's memory. The transport
+    calls ``handle_queue`` for one kick at a time, never two at once.
+    """
+
+    device_id: ClassVar[DeviceID]
+    queue_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        *,
+        features: int = 0,
+        ring_features: int = RING_OFFER,
+        queues: Sequence[str] | None = None,
+        queue_size: int = QUEUE_SIZE,
+        config: "bytes | np.ndarray[Any, Any] | np.void" = b"",
+    ) -> None:
+        self.names = tuple(self.queue_names if queues is None else queues)
+        self.core = VirtioDeviceConfig(
+            self.device_id,
+            int(features) | int(ring_features),
+            bytes(config) if isinstance(config, bytes | bytearray) else config.tobytes(),
+            [queue_size] * len(self.names),
+            config_queue=self._config_queue,
+            notify_queue=self.run_queue,
+            config_device=self.config_written,
+            ready_device=self._ready_device,
+            validate_features=self.validate_features,
+            reset_queue=self.stop_queue,
+            reset_device=self._reset_device,
+            suspend_device=self.suspended,
+        )
+        self.features = Feature(0)
+        self.queues: list[DeviceQueue | None] = [None] * len(self.names)
+        self._memory: GuestMemory | None = None
+
+    # What a device overrides.
+
+    def handle_queue(self, index: int, queue: DeviceQueue) -> None:
+        """The driver made buffers available in queue ``index``; take what there is.
+
+        Errors of the driver's (QueueBroken and below) may go through: the device then needs a
+        reset.
+        """
+        raise NotImplementedError
+
+    def ready(self, features: Feature) -> None:
+        """The driver is ready (DRIVER_OK); ``features`` is what was agreed on."""
+
+    def reset(self) -> None:
+        """Forget everything of the driver; queues are taken away after this returns.
+
+        A device that works in threads of its own waits for them here.
+        """
+
+    def config_written(self, offset: int, data: bytes) -> None:
+        """The driver wrote to the configuration space. Nothing is stored unless this does so."""
+
+    def validate_features(self, features: Feature) -> bool:
+        """Do the driver's features go together?"""
+        return True
+
+    def queue_started(self, index: int, queue: DeviceQueue) -> None:
+        """The driver handed over queue ``index``."""
+
+    def queue_stopped(self, index: int, queue: DeviceQueue) -> None:
+        """Queue ``index`` is being taken away; let go of its chains."""
+
+    def suspended(self, suspend: bool) -> None:
+        """The driver suspends the device (True) or lets it go on (False)."""
+
+    # What a device uses.
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The guest's memory; WrongState before a transport has the device."""
+        if self._memory is None:
+            raise WrongState(f"{type(self).__name__} is not attached to a transport")
+        return self._memory
+
+    def chains(self, queue: DeviceQueue) -> Iterator[Chain]:
+        """Every chain that is available, notifications off meanwhile and on again at the end."""
+        while not queue.is_closed:
+            queue.disable_notify()
+            while (chain := queue.next_chain()) is not None:
+                yield chain
+            if queue.enable_notify():
+                return
+
+    def bursts(self, queue: DeviceQueue, batch: Batch) -> Iterator[int]:
+        """Fill ``batch`` with what is available, again and again: the number of rows each time."""
+        while not queue.is_closed:
+            queue.disable_notify()
+            while count := queue.pop(batch):
+                yield count
+            if queue.enable_notify():
+                return
+
+    def has(self, feature: int) -> bool:
+        """Was this bit negotiated?"""
+        return bool(int(self.features) & int(feature))
+
+    def update_config(self, offset: int, data: bytes) -> None:
+        """Change the configuration space; the driver is notified."""
+        self.core.update_config(offset, data)
+
+    def add_shared_memory(
+        self, id: int, region: Region, *, addr: int = 0, offset: int = 0, size: int | None = None
+    ) -> SharedMemory:
+        """Offer ``region`` as shared memory ``id`` (virtio 1.4, 2.10).
+
+        ``addr`` is where the guest finds it, where a transport does not place it itself.
+        """
+        if id in self.core.shared_memory:
+            raise InvalidArgument(f"shared memory {id} exists already")
+        length = region.size - offset if size is None else size
+        if offset < 0 or length <= 0 or offset + length > region.size:
+            raise InvalidArgument(f"bytes {offset} to {offset + length} of {region.size}")
+        shared = SharedMemory(id, addr, length, region, offset)
+        self.core.shared_memory[id] = shared
+        return shared
+
+    def needs_reset(self, reason: str) -> None:
+        """The device cannot go on until the driver resets it."""
+        self.core.needs_reset(reason)
+
+    # What a transport uses.
+
+    def attach(
+        self,
+        memory: GuestMemory,
+        interrupt_queue: Callable[[int], object],
+        interrupt_config: Callable[[], object],
+    ) -> None:
+        """Put the device behind a transport. WrongState if it is behind another already."""
+        if self._memory is not None:
+            raise WrongState(f"{type(self).__name__} is attached to a transport already")
+        self._memory = memory
+        self.core.connect(interrupt_queue, interrupt_config)
+
+    def detach(self) -> None:
+        """Take the device from its transport: reset, no memory. Again is fine."""
+        if self._memory is not None:
+            self.core.reset()
+            self.core.connect(lambda _: None, lambda: None)
+            self._memory = None
+
+    def start_queue(self, index: int, config: QueueConfig, position: int | None = None) -> None:
+        """Begin with a queue, where :meth:`stop_queue` had left off if ``position`` is given.
+
+        Raises InvalidArgument or AddressError when the ring cannot be there.
+        """
+        if not 0 <= index < len(self.queues):
+            raise InvalidArgument(f"queue {index}; the device has {len(self.queues)}")
+        self.stop_queue(index)
+        queue = DeviceQueue(
+            self.memory,
+            config,
+            weak_barriers=Feature.ORDER_PLATFORM not in config.features,
+            call=lambda _: self.core.interrupt_queue(index),
+        )
+        try:
+            if position is not None:
+                queue.restore(position)
+        except BaseException:
+            queue.close()
+            raise
+        self.features = config.features
+        self.queues[index] = queue
+        self.queue_started(index, queue)
+
+    def stop_queue(self, index: int) -> int:
+        """Take a queue away; the position it has reached, 0 if it was not started."""
+        queue = self.queues[index]
+        if queue is None:
+            return 0
+        self.queue_stopped(index, queue)
+        self.queues[index] = None
+        position = queue.position
+        queue.close()
+        return position
+
+    def run_queue(self, index: int) -> None:
+        """Let the device look at queue ``index`` and tell the driver what it used."""
+        queue = self.queues[index]
+        if queue is None:
+            return
+        try:
+            self.handle_queue(index, queue)
+            if not queue.is_closed:
+                queue.signal()
+        except QueueBroken as error:
+            self.needs_reset(str(error))
+
+    def _config_queue(self, index: int, queue: VirtioQueueConfig) -> None:
+        features = self.core.driver_features
+        if not (queue.desc and queue.avail and queue.used):
+            raise InvalidArgument("its addresses are not set")
+        config = QueueConfig(
+            queue.size, queue.desc, queue.avail, queue.used, features, index, self.names[index]
+        )
+        self.start_queue(index, config)
+
+    def _ready_device(self, features: Feature) -> None:
+        self.features = features
+        self.ready(features)
+
+    def _reset_device(self) -> None:
+        self.reset()
+        for index in range(len(self.queues)):
+            self.stop_queue(index)
+        self.features = Feature(0)

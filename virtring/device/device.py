@@ -33,8 +33,8 @@ class Device:
     configuration space, bytes or one record of a numpy dtype (little-endian).
 
     ``self.features`` are the negotiated bits, ``self.queues`` the :class:`DeviceQueue` objects
-    (None while the driver has not handed one over), ``self.memory`` the guest's memory. The transport
-    calls ``handle_queue`` for one kick at a time, never two at once.
+    (None while the driver has not handed one over), ``self.memory`` the guest's memory.
+    The transport calls ``handle_queue`` for one kick at a time, never two at once.
     """
 
     device_id: ClassVar[DeviceID]

@@ -1,6 +1,7 @@
 """The base of every device: queues, configuration and notifications over any transport."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -130,6 +131,19 @@ class Device:
             if queue.enable_notify():
                 return
 
+    def defer(self, key: Hashable, job: Callable[[], object]) -> None:
+        """Run ``job`` when no other work of this device runs: how threads hand back results.
+
+        A queue belongs to one thread at a time; jobs and ``handle_queue`` never run side by side.
+        ``key`` stands for at most one waiting job.
+        """
+
+        def alone() -> None:
+            with self.core.mutex:
+                job()
+
+        self.core.work.post(key, alone)
+
     def has(self, feature: int) -> bool:
         """Was this bit negotiated?"""
         return bool(int(self.features) & int(feature))
@@ -213,6 +227,10 @@ class Device:
         position = queue.position
         queue.close()
         return position
+
+    def kick(self, index: int) -> None:
+        """Let the device look at queue ``index`` soon, whatever the registers say of it."""
+        self.defer(("queue", index), partial(self.run_queue, index))
 
     def run_queue(self, index: int) -> None:
         """Let the device look at queue ``index`` and tell the driver what it used."""

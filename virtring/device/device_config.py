@@ -199,6 +199,15 @@ class VirtioDeviceConfig:
             if queue.enabled:
                 self.notify(index)
 
+    def begin(self, features: int) -> None:
+        """DRIVER_OK by a transport that does the handshake elsewhere, such as vhost-user."""
+        with self.mutex:
+            self.driver_features = Feature(features)
+            self.status |= (
+                Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
+            )
+            self.ready_device(self.driver_features)
+
     def _suspend(self) -> None:
         if Feature.SUSPEND not in self.driver_features or Status.DRIVER_OK not in self.status:
             self.refuse("SUSPEND without the feature or before DRIVER_OK")

@@ -107,8 +107,8 @@ class QueueConfig:
         for (addr, area), (following, other) in pairwise(areas):
             if addr + lengths[area] > following:
                 raise InvalidArgument(
-                    f"the {area} area ({lengths[area]} bytes at {addr:#x}) overlaps the {other} area"
-                    f" at {following:#x}"
+                    f"the {area} area ({lengths[area]} bytes at {addr:#x}) overlaps the {other}"
+                    f" area at {following:#x}"
                 )
 
     @property

@@ -33,7 +33,7 @@ def test_disk(tmp_path: Path, version: str, ring: str) -> None:
     socket = tmp_path / "socket"
     script = (
         "section features cat /sys/bus/virtio/devices/virtio0/features\n"
-        "section serial cat /sys/block/vda/serial\n"
+        "section serial sh -c 'cat /sys/block/vda/serial; echo'\n"
         "section sum sha256sum /dev/vda\n"
         "section write dd if=/modules/virtio_blk.ko of=/dev/vda seek=1 bs=4096 conv=fsync\n"
         "section discard blkdiscard -o 8388608 -l 4194304 /dev/vda\n"

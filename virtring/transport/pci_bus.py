@@ -11,7 +11,8 @@ from virtring.errors import InvalidArgument, OutOfMemory, WrongState
 from virtring.memory import Region
 from virtring.spec.pci import PciCommand, PciReg
 from virtring.transport.irq import InterruptController
-from virtring.transport.pci_device import Bar, PciDevice, all_ones
+from virtring.transport.pci_device import Bar, PciDevice
+from virtring.transport.registers import all_ones
 
 SLOTS = 32
 FUNCTIONS = 8

@@ -22,6 +22,7 @@ from virtring.spec.pci import (
     PciStatus,
 )
 from virtring.transport.pci_msix import Msix
+from virtring.transport.registers import all_ones
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +31,6 @@ CONFIG_SIZE = 4096
 #: The least a BAR has here, so that each can be mapped by whole pages.
 PAGE = 4096
 BARS = 6
-
-
-def all_ones(size: int) -> int:
-    """What nobody answers reads as."""
-    return (1 << 8 * max(size, 0)) - 1
 
 
 @dataclass(frozen=True)

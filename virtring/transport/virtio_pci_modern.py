@@ -1,14 +1,13 @@
 """The driver side of virtio over PCI (virtio 1.4, 4.1; Linux ``virtio_pci_modern.c``)."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from virtring.device import SharedMemory, TransportOps, VirtioDevice, VirtioDeviceId
 from virtring.device.config_ops import VqCallback
 from virtring.device.transport_ops import usable_features
-from virtring.errors import InvalidArgument, NotSupported, OutOfMemory, WaitTimeout
+from virtring.errors import InvalidArgument, NotSupported, OutOfMemory
 from virtring.memory import GuestMemory
 from virtring.queue import Virtqueue, vring_create_virtqueue
 from virtring.spec.features import Feature
@@ -31,11 +30,10 @@ from virtring.transport.pci_function import (
     bus_functions,
     capabilities,
 )
+from virtring.transport.registers import accesses, wait_zero
 
 #: First PCI id of a transitional device; its kind is its subsystem id (4.1.2.1).
 TRANSITIONAL_BASE = 0x1000
-#: Seconds that a device may take for its reset.
-RESET_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
@@ -298,26 +296,6 @@ class VirtioPciModern(TransportOps):
         super().del_vqs(vdev)
         self._vectors = {}
         self.function.free_irqs()
-
-
-def accesses(length: int) -> list[tuple[int, int]]:
-    """Offset and width of the accesses that make up a field: whole, by halves, or byte by byte.
-
-    (virtio 1.4, 4.1.3.1: a field of 1, 2 or 4 bytes by its own width, one of 8 by halves)
-    """
-    if length in (1, 2, 4):
-        return [(0, length)]
-    width = 4 if length == 8 else 1
-    return [(at, width) for at in range(0, length, width)]
-
-
-def wait_zero(read: Callable[[], int], what: str, timeout: float = RESET_TIMEOUT) -> None:
-    """Wait until ``read()`` gives 0; WaitTimeout after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while read():
-        if time.monotonic() > deadline:
-            raise WaitTimeout(f"{what} has not ended after {timeout} s")
-        time.sleep(0.001)
 
 
 def pci_device(function: PciFunction, memory: GuestMemory, irq: str = "msix") -> VirtioDevice:

@@ -7,7 +7,8 @@ without harm: nothing changes, nothing is raised, and ``refusals`` tells what an
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import RLock
 
 from virtring.device.config_ops import SharedMemory
@@ -120,6 +121,15 @@ class VirtioDeviceConfig:
         self._interrupt_queue = interrupt_queue
         self._interrupt_config = interrupt_config
 
+    @contextmanager
+    def _work_after(self) -> Iterator[None]:
+        """Hold ``mutex``; kicks and interrupts that come up wait until it is free again.
+
+        A driver's callback may wait for a thread that waits for ``mutex``.
+        """
+        with self.work.later(), self.mutex:
+            yield
+
     def refuse(self, reason: str) -> None:
         """The driver did what it must not; remembered, logged, without effect."""
         self.refused += 1
@@ -130,7 +140,7 @@ class VirtioDeviceConfig:
 
     def set_status(self, value: int) -> None:
         """The driver writes the status field (virtio 1.4, 2.1 and 3.1); 0 resets."""
-        with self.mutex:
+        with self._work_after():
             wanted = Status(value & int(DRIVER_BITS | Status.NEEDS_RESET))
             if value == 0:
                 self.reset()
@@ -195,9 +205,7 @@ class VirtioDeviceConfig:
         self.status |= Status.DRIVER_OK
         self.ready_device(self.driver_features)
         # A driver may add buffers before DRIVER_OK, but its kicks are not heard until now.
-        for index, queue in enumerate(self.queue_configs):
-            if queue.enabled:
-                self.notify(index)
+        self.kick_all()
 
     def begin(self, features: int) -> None:
         """DRIVER_OK by a transport that does the handshake elsewhere, such as vhost-user."""
@@ -221,9 +229,7 @@ class VirtioDeviceConfig:
             return
         self.status = (self.status | Status.DRIVER_OK) & ~Status.SUSPEND
         self.suspend_device(False)
-        for index, queue in enumerate(self.queue_configs):
-            if queue.enabled:
-                self.notify(index)
+        self.kick_all()
         if self._config_changed_while_suspended:
             self._config_changed_while_suspended = False
             self.interrupt_config()
@@ -290,14 +296,29 @@ class VirtioDeviceConfig:
             return queue
         return None
 
+    def queue_size(self, index: int) -> int:
+        """The ring's entries as they stand, 0 without such a queue; for a split ring a power of
+        two, even if the device can do with more (virtio 1.4, 4.1.4.3.1)."""
+        queue = self.queue(index)
+        if queue is None:
+            return 0
+        if Feature.RING_PACKED in self.driver_features:
+            return queue.size
+        return 1 << queue.size.bit_length() - 1
+
     def set_queue_size(self, index: int, size: int) -> None:
         """The driver chooses the ring's entries, 1 to ``size_max``."""
         with self.mutex:
             queue = self._settable(index, "size")
-            if queue is not None and 1 <= size <= queue.size_max:
-                queue.size = size
-            elif queue is not None:
+            if queue is None:
+                return
+            packed = Feature.RING_PACKED in self.driver_features
+            if not 1 <= size <= queue.size_max:
                 self.refuse(f"size {size} of queue {index}; it takes 1 to {queue.size_max}")
+            elif not packed and size & (size - 1):
+                self.refuse(f"size {size} of queue {index}; a split ring takes a power of two")
+            else:
+                queue.size = size
 
     def set_queue_area(self, index: int, area: str, value: int) -> None:
         """The driver writes one of the addresses ``desc``, ``avail``, ``used``."""
@@ -315,13 +336,14 @@ class VirtioDeviceConfig:
 
     def enable_queue(self, index: int) -> None:
         """The driver hands a configured queue over."""
-        with self.mutex:
+        with self._work_after():
             queue = self._settable(index, "enable")
             if queue is None:
                 return
             if not self.negotiated:
                 self.refuse(f"queue {index} enabled before FEATURES_OK")
                 return
+            queue.size = self.queue_size(index)
             try:
                 self.config_queue(index, queue)
             except VirtioError as error:
@@ -343,6 +365,14 @@ class VirtioDeviceConfig:
             queue.reset()
             queue.vector = vector
 
+    def disable_queue(self, index: int) -> None:
+        """The driver takes a queue back by writing 0 to its enable register, where that may be."""
+        with self.mutex:
+            queue = self.queue(index)
+            if queue is not None and queue.enabled:
+                self.reset_queue(index)
+                queue.enabled = False
+
     def notify(self, index: int) -> None:
         """The driver kicked queue ``index``; the device looks at it soon."""
         queue = self.queue(index)
@@ -350,6 +380,12 @@ class VirtioDeviceConfig:
             self.refuse(f"notification of queue {index}, which is not enabled")
             return
         self.work.post(("queue", index), lambda: self._look(index))
+
+    def kick_all(self) -> None:
+        """Have the device look at every queue: kicks may have gone unheard."""
+        for index, queue in enumerate(self.queue_configs):
+            if queue.enabled:
+                self.notify(index)
 
     def _look(self, index: int) -> None:
         with self.mutex:
@@ -379,7 +415,7 @@ class VirtioDeviceConfig:
     def write_config(self, offset: int, data: bytes) -> None:
         """What the driver writes: for the device to take or to ignore."""
         self._check_config(offset, len(data))
-        with self.mutex:
+        with self._work_after():
             self.config_device(offset, data)
 
     def _check_config(self, offset: int, length: int) -> None:

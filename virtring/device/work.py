@@ -1,6 +1,7 @@
 """Jobs that one side gives the other (kicks, interrupts), run one after another."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from threading import Condition, Lock, get_ident
 
 from virtring.errors import WrongState
@@ -37,6 +38,19 @@ class Work:
                 return
             self._runner = get_ident()
         self._run()
+
+    @contextmanager
+    def later(self) -> Iterator[None]:
+        """What is posted inside waits for the end of the block: for a lock that is held in it."""
+        with self._lock:
+            mine = self._runner is None
+            if mine:
+                self._runner = get_ident()
+        try:
+            yield
+        finally:
+            if mine:
+                self._run()
 
     def _run(self) -> None:
         failure: Exception | None = None

@@ -177,7 +177,11 @@ class VirtioDevice:
         if dtype.fields is None or field not in dtype.fields:
             raise InvalidArgument(f"no field {field!r} in the configuration of {self.id}")
         part, offset = dtype.fields[field][:2]
-        self.config.set(self, offset, np.asarray(value, part.base).tobytes())
+        try:
+            data = np.broadcast_to(np.asarray(value, part.base), part.shape).tobytes()
+        except (OverflowError, TypeError, ValueError) as error:
+            raise InvalidArgument(f"{field} of {self.id} takes no {value!r}: {error}") from None
+        self.config.set(self, offset, data)
 
     def get_shm_region(self, id: int) -> SharedMemory | None:
         """A shared memory region (Linux ``virtio_get_shm_region``)."""
@@ -203,7 +207,7 @@ class VirtioDevice:
             self.config_enabled = True
             pending = self.config_change_pending
         if pending:
-            self.config_changed()
+            self.config.config_interrupt(self)
 
     def config_driver_disable(self) -> None:
         """The driver itself wants no changes for now (Linux ``virtio_config_driver_disable``)."""
@@ -216,4 +220,4 @@ class VirtioDevice:
             self.config_driver_disabled = False
             pending = self.config_change_pending
         if pending:
-            self.config_changed()
+            self.config.config_interrupt(self)

@@ -117,11 +117,7 @@ class VirtioDeviceConfig(DeviceFeatures):
     def running(self) -> bool:
         """May buffers be used and notifications sent? DRIVER_OK and nothing wrong."""
         stopped = Status.FAILED | Status.NEEDS_RESET
-        return (
-            Status.DRIVER_OK in self.status
-            and not self.status & stopped
-            and not self._resetting
-        )
+        return Status.DRIVER_OK in self.status and not self.status & stopped and not self._resetting
 
     def connect(
         self, interrupt_queue: Callable[[int], object], interrupt_config: Callable[[], object]
@@ -180,7 +176,8 @@ class VirtioDeviceConfig(DeviceFeatures):
         self.status |= Status.DRIVER_OK
         self.ready_device(self.driver_features)
         # A driver may add buffers before DRIVER_OK, but its kicks are not heard until now.
-        self.kick_all()
+        for index in range(self.num_queues):
+            self.wake(index)
 
     def begin(self, features: int) -> None:
         """DRIVER_OK by a transport that does the handshake elsewhere, such as vhost-user."""
@@ -261,44 +258,36 @@ class VirtioDeviceConfig(DeviceFeatures):
         queue = self.queue(index)
         if queue is None:
             self.refuse(f"{what} of queue {index}, which does not exist")
-        elif queue.enabled:
-            self.refuse(f"{what} of queue {index} written while it is enabled")
+        elif queue.enabled or self._resetting:
+            self.refuse(f"{what} of queue {index} written while it is enabled or being reset")
         else:
             return queue
         return None
 
-    def queue_size(self, index: int) -> int:
-        """The ring's entries as they stand, 0 without such a queue; for a split ring a power of
-        two, even if the device can do with more (virtio 1.4, 4.1.4.3.1)."""
-        queue = self.queue(index)
-        if queue is None:
-            return 0
-        if Feature.RING_PACKED in self.driver_features:
-            return queue.size
-        return 1 << queue.size.bit_length() - 1
+    def queue_size(self, index: int, most: bool = False) -> int:
+        """The ring's entries as they stand, or the most there can be; 0 without such a queue.
 
-    def queue_size_max(self, index: int) -> int:
-        """The most entries of a ring, 0 without such a queue; a power of two for a split ring."""
+        For a split ring a power of two, whatever the device has (virtio 1.4, 4.1.4.3.1).
+        """
         queue = self.queue(index)
         if queue is None:
             return 0
-        if Feature.RING_PACKED in self.driver_features:
-            return queue.size_max
-        return 1 << queue.size_max.bit_length() - 1
+        size = queue.size_max if most else queue.size
+        packed = Feature.RING_PACKED in self.driver_features
+        return size if packed else 1 << size.bit_length() - 1
 
     def set_queue_size(self, index: int, size: int) -> None:
-        """The driver chooses the ring's entries, 1 to ``size_max``."""
+        """The driver chooses the ring's entries, 1 to ``size_max``; split: a power of two."""
         with self.mutex:
             queue = self._settable(index, "size")
+            packed = Feature.RING_PACKED in self.driver_features
             if queue is None:
                 return
-            packed = Feature.RING_PACKED in self.driver_features
-            if not 1 <= size <= queue.size_max:
-                self.refuse(f"size {size} of queue {index}; it takes 1 to {queue.size_max}")
-            elif not packed and size & (size - 1):
-                self.refuse(f"size {size} of queue {index}; a split ring takes a power of two")
-            else:
+            if 1 <= size <= queue.size_max and (packed or not size & size - 1):
                 queue.size = size
+            else:
+                kind = "" if packed else ", a power of two"
+                self.refuse(f"size {size} of queue {index}; it takes 1 to {queue.size_max}{kind}")
 
     def set_queue_area(self, index: int, area: str, value: int) -> None:
         """The driver writes one of the addresses ``desc``, ``avail``, ``used``."""
@@ -348,13 +337,12 @@ class VirtioDeviceConfig(DeviceFeatures):
             queue.vector = vector
 
     def disable_queue(self, index: int) -> None:
-        """The driver takes a queue back by writing 0 to its enable register, where that may be."""
+        """The driver takes a queue back, where a transport lets it (virtio 1.4, 4.2.2)."""
         with self._locked():
             queue = self.queue(index)
             if queue is None or not queue.enabled:
                 return
             queue.enabled = False
-        # As in reset(): not with the mutex held.
         self.reset_queue(index)
 
     def notify(self, index: int) -> None:
@@ -364,11 +352,6 @@ class VirtioDeviceConfig(DeviceFeatures):
             self.refuse(f"notification of queue {index}, which is not enabled")
             return
         self.wake(index)
-
-    def kick_all(self) -> None:
-        """Have the device look at every queue: kicks may have gone unheard."""
-        for index in range(self.num_queues):
-            self.wake(index)
 
     def wake(self, index: int) -> None:
         """Let the device look at queue ``index`` if it is in use, kicked or not. Any thread."""

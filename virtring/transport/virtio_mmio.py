@@ -142,7 +142,7 @@ class VirtioMmio:
             return 0
         match reg:
             case MmioReg.QUEUE_SIZE_MAX:
-                return self.core.queue_size_max(self.queue_sel)
+                return self.core.queue_size(self.queue_sel, most=True)
             case MmioReg.QUEUE_READY:
                 return int(queue.enabled)
         return int(queue.resetting)

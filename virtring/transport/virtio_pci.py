@@ -306,4 +306,5 @@ class VirtioPci(PciDevice):
             self.write_bar(*target, value)
         elif PciCommand.MASTER in self.command and touched.start < 6 and touched.stop > 4:
             # Kicks that came while the device could not reach memory are made up for.
-            self.core.kick_all()
+            for index in range(self.core.num_queues):
+                self.core.wake(index)

@@ -7,7 +7,7 @@ from functools import partial
 from virtring.device import SharedMemory, TransportOps, VirtioDevice, VirtioDeviceId
 from virtring.device.config_ops import VqCallback
 from virtring.device.transport_ops import usable_features
-from virtring.errors import InvalidArgument, NotSupported, OutOfMemory
+from virtring.errors import InvalidArgument, NotSupported
 from virtring.memory import GuestMemory
 from virtring.queue import Virtqueue, vring_create_virtqueue
 from virtring.spec.features import Feature
@@ -34,6 +34,10 @@ from virtring.transport.registers import accesses, wait_zero
 
 #: First PCI id of a transitional device; its kind is its subsystem id (4.1.2.1).
 TRANSITIONAL_BASE = 0x1000
+
+
+class NoVector(NotSupported):
+    """The device has no MSI-X vector for an event; another plan may do with fewer."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,11 @@ class VirtioPciModern(TransportOps):
                 return place
         raise NotSupported(f"{self.function.name} has no {kind.name} structure")
 
+    @property
+    def gone(self) -> bool:
+        """Was the function pulled out of its slot? (Linux ``pci_device_is_present``)"""
+        return self.function.read_config(PciReg.VENDOR_ID, 2) == 0xFFFF
+
     # Registers.
 
     def read(self, reg: CommonReg, size: int) -> int:
@@ -144,7 +153,9 @@ class VirtioPciModern(TransportOps):
         return self.read(CommonReg.CONFIG_GENERATION, 1)
 
     def get_status(self, vdev: VirtioDevice) -> Status:
-        return Status(self.read(CommonReg.DEVICE_STATUS, 1))
+        # A function that was pulled out has no status.
+        status = self.read(CommonReg.DEVICE_STATUS, 1)
+        return Status(0 if status == 0xFF and self.gone else status)
 
     def set_status(self, vdev: VirtioDevice, status: Status) -> None:
         if not status:
@@ -153,7 +164,7 @@ class VirtioPciModern(TransportOps):
 
     def reset_device(self, vdev: VirtioDevice) -> None:
         self.write(CommonReg.DEVICE_STATUS, 1, 0)
-        wait_zero(lambda: self.read(CommonReg.DEVICE_STATUS, 1), f"{vdev!r}: reset")
+        wait_zero(lambda: int(self.get_status(vdev)), f"{vdev!r}: reset")
 
     def get_features(self, vdev: VirtioDevice) -> int:
         features = 0
@@ -197,32 +208,46 @@ class VirtioPciModern(TransportOps):
             for callback, name in zip(callbacks, names, strict=True)
             if name is not None
         ]
-        self._request_irqs(vdev, wanted)
-        return super().find_vqs(vdev, nvqs, callbacks, names, ctx, desc)
-
-    def _request_irqs(self, vdev: VirtioDevice, wanted: Sequence[bool]) -> None:
-        """Vectors for the queues that want callbacks: one each, one for all, or the pin."""
-        self.function.free_irqs()
-        calls = [index for index, want in enumerate(wanted) if want]
-        config: Handler = partial(self.config_interrupt, vdev)
-        shared = partial(self._vq_interrupts, calls)
-        each = [partial(self.vq_interrupt, index) for index in calls]
-        plans: list[tuple[list[Handler], dict[int, int]]] = [
-            ([config, *each], {index: at for at, index in enumerate(calls, 1)}),
-            ([config, shared], dict.fromkeys(calls, 1)),
-        ]
-        for handlers, vectors in plans if self.irq == "msix" else ():
+        plans = self._plans(vdev, wanted) if self.irq == "msix" else []
+        for handlers, vectors in plans:
             try:
-                self.function.enable_msix(handlers)
-            except NotSupported:
-                continue
-            self.write(CommonReg.CONFIG_MSIX_VECTOR, 2, 0)
-            if self.read(CommonReg.CONFIG_MSIX_VECTOR, 2) == 0:
+                self._enable_msix(handlers)
                 self._vectors = vectors
-                return
-            self.function.free_irqs()
+                return super().find_vqs(vdev, nvqs, callbacks, names, ctx, desc)
+            except NoVector:
+                self.function.free_irqs()
         self._vectors = {}
         self.function.enable_intx(partial(self._pin, vdev))
+        return super().find_vqs(vdev, nvqs, callbacks, names, ctx, desc)
+
+    def _plans(
+        self, vdev: VirtioDevice, wanted: Sequence[bool]
+    ) -> list[tuple[list[Handler], dict[int, int]]]:
+        """Handlers by vector, and vectors by queue: one for each queue, or one for all."""
+        calls = [index for index, want in enumerate(wanted) if want]
+        config: Handler = partial(self.config_interrupt, vdev)
+        each = [partial(self.vq_interrupt, index) for index in calls]
+        shared = partial(self._vq_interrupts, calls)
+        return [
+            ([config, *each], {index: vector for vector, index in enumerate(calls, 1)}),
+            ([config, shared], dict.fromkeys(calls, 1)),
+        ]
+
+    def _enable_msix(self, handlers: Sequence[Handler]) -> None:
+        try:
+            self.function.enable_msix(handlers)
+        except NotSupported as error:
+            raise NoVector(str(error)) from None
+        self.write(CommonReg.CONFIG_MSIX_VECTOR, 2, 0)
+        if self.read(CommonReg.CONFIG_MSIX_VECTOR, 2) != 0:
+            raise NoVector(f"{self.function.name} has no vector for its configuration")
+
+    def _set_vector(self, index: int) -> None:
+        # Read back: the device may have none left for the event (4.1.5.1.2).
+        vector = self._vectors.get(index, MSI_NO_VECTOR)
+        self.write(CommonReg.QUEUE_MSIX_VECTOR, 2, vector)
+        if self.read(CommonReg.QUEUE_MSIX_VECTOR, 2) != vector:
+            raise NoVector(f"{self.function.name} has no vector for queue {index}")
 
     def _vq_interrupts(self, indices: Sequence[int]) -> None:
         for index in indices:
@@ -249,6 +274,7 @@ class VirtioPciModern(TransportOps):
         offset = self.read(CommonReg.QUEUE_NOTIFY_OFF, 2) * self.multiplier
         if offset + width > self.notify_cap.length:
             raise NotSupported(f"{vdev!r}: queue {index} notifies outside its structure")
+        self._set_vector(index)
         bar, at = self.notify_cap.bar, self.notify_cap.offset + offset
         write_bar = self.function.write_bar
 
@@ -274,11 +300,8 @@ class VirtioPciModern(TransportOps):
         self.write_address(CommonReg.QUEUE_DESC, vq.desc_addr)
         self.write_address(CommonReg.QUEUE_DRIVER, vq.avail_addr)
         self.write_address(CommonReg.QUEUE_DEVICE, vq.used_addr)
-        vector = self._vectors.get(vq.index, MSI_NO_VECTOR)
-        if vector != MSI_NO_VECTOR:
-            self.write(CommonReg.QUEUE_MSIX_VECTOR, 2, vector)
-            if self.read(CommonReg.QUEUE_MSIX_VECTOR, 2) != vector:
-                raise OutOfMemory(f"{vq.config.label}: the device has no vector {vector}")
+        # Again: a queue reset may have taken it away.
+        self._set_vector(vq.index)
         self.write(CommonReg.QUEUE_ENABLE, 2, 1)
         if self.read(CommonReg.QUEUE_ENABLE, 2) != 1:
             raise NotSupported(f"{vq.config.label}: the device refused the queue")

@@ -11,7 +11,8 @@ from virtring.errors import InvalidArgument, VirtioError
 from virtring.queue import QueueConfig
 from virtring.spec.features import Feature
 from virtring.spec.status import Status
-from virtring.transport.vhost_user.connection import Connection, close_fds
+from virtring.transport.unix import ProtocolError, close_fds
+from virtring.transport.vhost_user.connection import Connection
 from virtring.transport.vhost_user.memory import MAX_SLOTS, FrontEndMemory, Slot
 from virtring.transport.vhost_user.message import (
     CONFIG,
@@ -26,7 +27,6 @@ from virtring.transport.vhost_user.message import (
     BackendRequest,
     Message,
     Protocol,
-    ProtocolError,
     Request,
     check_request,
 )

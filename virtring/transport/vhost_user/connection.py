@@ -1,10 +1,9 @@
 """A Unix socket that carries vhost-user messages and descriptors, one message at a time."""
 
-import logging
-import os
 import socket
 from collections.abc import Sequence
 
+from virtring.transport.unix import MESSAGE_TIME, ProtocolError, close_fds, read_exact, send_all
 from virtring.transport.vhost_user.message import (
     HEADER,
     MAX_FDS,
@@ -14,19 +13,7 @@ from virtring.transport.vhost_user.message import (
     VERSION,
     VERSION_MASK,
     Message,
-    ProtocolError,
 )
-
-log = logging.getLogger(__name__)
-
-#: Seconds that the rest of a message that has begun may take.
-MESSAGE_TIME = 10.0
-
-
-def close_fds(fds: Sequence[int]) -> None:
-    """Close descriptors that nobody else will."""
-    for fd in fds:
-        os.close(fd)
 
 
 class Connection:
@@ -50,7 +37,7 @@ class Connection:
         """
         fds: list[int] = []
         try:
-            head = self._read(HEADER.size, fds)
+            head = read_exact(self.sock, HEADER.size, fds, MAX_FDS)
             if head is None:
                 return None
             request, flags, size = HEADER.unpack(head)
@@ -58,33 +45,13 @@ class Connection:
                 raise ProtocolError(f"version {flags & VERSION_MASK}, not {VERSION}")
             if size > MAX_PAYLOAD:
                 raise ProtocolError(f"request {request}: {size} bytes; the most is {MAX_PAYLOAD}")
-            payload = self._read(size, fds) if size else b""
+            payload = read_exact(self.sock, size, fds, MAX_FDS) if size else b""
             if payload is None:
                 raise ProtocolError(f"request {request}: the peer closed in mid-message")
         except BaseException:
             close_fds(fds)
             raise
         return Message(request, flags, payload, fds)
-
-    def _read(self, size: int, fds: list[int]) -> bytes | None:
-        """``size`` bytes; None when the peer closed before the first."""
-        data = bytearray()
-        while len(data) < size:
-            try:
-                part, got, flags, _ = socket.recv_fds(self.sock, size - len(data), MAX_FDS)
-            except TimeoutError:
-                raise ProtocolError("the peer stopped in mid-message") from None
-            except ConnectionResetError:
-                part, got, flags = b"", [], 0
-            fds.extend(got)
-            if flags & socket.MSG_CTRUNC or len(fds) > MAX_FDS:
-                raise ProtocolError(f"more than {MAX_FDS} descriptors in a message")
-            if not part:
-                if data:
-                    raise ProtocolError("the peer closed in mid-message")
-                return None
-            data += part
-        return bytes(data)
 
     def send(
         self,
@@ -97,10 +64,4 @@ class Connection:
     ) -> None:
         """Send one message; ConnectionError when the other end is gone."""
         flags = VERSION | (REPLY if reply else 0) | (NEED_REPLY if need_reply else 0)
-        data = HEADER.pack(request, flags, len(payload)) + payload
-        try:
-            sent = socket.send_fds(self.sock, [data], list(fds)) if fds else self.sock.send(data)
-            if sent < len(data):
-                self.sock.sendall(data[sent:])
-        except (BrokenPipeError, ConnectionResetError, TimeoutError) as error:
-            raise ConnectionError(f"the peer does not take messages: {error}") from error
+        send_all(self.sock, HEADER.pack(request, flags, len(payload)) + payload, fds)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from virtring.errors import VirtioError
 from virtring.memory import GuestMemory, Region
-from virtring.transport.vhost_user.message import ProtocolError
+from virtring.transport.unix import ProtocolError
 
 #: Regions we take (the answer to GET_MAX_MEM_SLOTS).
 MAX_SLOTS = 128

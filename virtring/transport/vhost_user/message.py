@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 
-from virtring.errors import VirtioError
+from virtring.transport.unix import ProtocolError
 
 #: Protocol version in the low bits of ``flags``.
 VERSION = 1
@@ -42,10 +42,6 @@ CONFIG = struct.Struct("<III")
 INFLIGHT = struct.Struct("<QQHH")
 #: size, offset
 LOG = struct.Struct("<QQ")
-
-
-class ProtocolError(VirtioError):
-    """The other end sent what the vhost-user protocol does not allow; the session is over."""
 
 
 class Request(IntEnum):

@@ -14,9 +14,9 @@ TELLING = ("compiler", "machine", "cython", "python")
 
 def facts() -> dict[str, str]:
     """Compiler, machine, Cython, Python; and the flags Python adds, which hardly matter."""
-    module = Path(virtring.__file__).parent / "ring" / f"driver{EXTENSION_SUFFIXES[0]}"
+    module = Path(virtring.__file__).parent / "queue" / f"batch{EXTENSION_SUFFIXES[0]}"
     data = module.read_bytes()
-    # gcc and clang leave their names in the section .comment, Cython in the name of its types.
+    # gcc and clang leave their names in the section .comment, Cython in that of its shared types.
     gcc = re.search(rb"GCC: \([^)]*\) (\d+)\.[\d.]+", data)
     clang = re.search(rb"clang version (\d+)\.[\d.]+", data)
     cython = re.search(rb"_cython_(\d+)_(\d+)_", data)

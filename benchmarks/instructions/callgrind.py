@@ -83,7 +83,7 @@ def _read(path: Path) -> Count:
     The format: ``ob=`` names the object of the cost lines behind it; a cost line is a position and
     a number. The line after ``calls=`` is the cost of what was called, which is listed by itself.
     """
-    package = str(Path(virtring.__file__).parent)
+    package = str(Path(virtring.__file__).resolve().parent)
     own = every = 0
     ours = called = False
     for line in path.read_text().splitlines():

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 
-from benchmarks.peers.ours import CYTHON, PARTS
+from benchmarks.peers.ours import CYTHON, PARTS, TWO_CORES
 from benchmarks.peers.ours_device import Refilled
 from benchmarks.peers.ours_driver import Pair, time_batches, time_calls, time_single
 from benchmarks.peers.ours_pair import Polled
@@ -43,7 +43,7 @@ def main() -> int:
     )
     cpu: int = options.cpu
     os.sched_setaffinity(0, {cpu})
-    if case.name in ("window", "free"):
+    if case.name in TWO_CORES:
         with Polled(case, options.other_cpu) as polled:
             buffers = max(options.buffers, _TWO_CORES)
             samples, preempted = take_samples(

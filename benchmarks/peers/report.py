@@ -29,7 +29,8 @@ class Results:
 
     def machine(self) -> str:
         """What it ran on, in a line."""
-        return f"{os.cpu_count()} cores, {_processor()}, Linux {platform.release()}"
+        kernel = ".".join(platform.release().split(".")[:2])
+        return f"{os.cpu_count()} cores, {_processor()}, Linux {kernel}"
 
     def method(self) -> str:
         """How it was measured, in a line or two."""
@@ -180,7 +181,7 @@ def markdown(results: Results, plot: str | None) -> str:
         for o in results.all_outcomes
         if o.comparison.at_most is not None
     ]
-    built = ", ".join(f"{p.name} {p.version}" for p in results.peers if p.version)
+    built = "; ".join(f"{p.name} {p.version}" for p in results.peers if p.version)
     lines += ["", f"Versions: {built}."]
     absent = [f"{name} ({' '.join(why.split())})" for name, why in results.missing.items()]
     if absent:

@@ -92,7 +92,9 @@ def guest7(cache: Cache, target: Path) -> str:
     apt = cache.apt("trixie")
     image = apt.depends("linux-image-cloud-amd64/trixie-backports", "linux-image-7.")
     release = image.removeprefix("linux-image-")
-    apt.unpack_alone([f"linux-binary-{release}", f"linux-modules-{release}"], target)
+    # base has the list of what is built in.
+    packages = [f"linux-{kind}-{release}" for kind in ("base", "binary", "modules")]
+    apt.unpack_alone(packages, target)
     return image
 
 
@@ -115,7 +117,7 @@ PARTS = {
     "bookworm": Part(bookworm, [1, *BOOKWORM]),
     "blkio": Part(blkio, 1, ("trixie",)),
     "guest61": Part(guest61, 1),
-    "guest7": Part(guest7, 1),
+    "guest7": Part(guest7, 2),
     "rpmsg": Part(rpmsg, 1, ("guest61",)),
 }
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 
 from virtring.transport.pci_device import PciDevice
@@ -91,7 +92,7 @@ class Irqs:
     def info(self, message: Message) -> bytes:
         """The answer to DEVICE_GET_IRQ_INFO."""
         _, _, index, _ = message.take(IRQ_INFO)
-        if index not in iter(IrqIndex):
+        if index >= len(IrqIndex):
             raise Refused(errno.EINVAL, f"interrupt index {index}")
         flags = IrqFlag.EVENTFD
         if index == IrqIndex.INTX:
@@ -104,9 +105,9 @@ class Irqs:
         """DEVICE_SET_IRQS."""
         _, bits, index, start, count = message.take(IRQ_SET)
         flags = IrqSet(bits & 0x3F)
-        if index not in iter(IrqIndex) or start + count > self.count(index):
+        if index >= len(IrqIndex) or start + count > self.count(index):
             raise Refused(errno.EINVAL, f"interrupts {start} to {start + count} of index {index}")
-        wanted = range(start, start + count)
+        wanted: Sequence[int] = range(start, start + count)
         if IrqSet.DATA_NONE in flags and not count:
             wanted = range(self.count(index))
             if IrqSet.TRIGGER in flags:
@@ -126,7 +127,7 @@ class Irqs:
             wanted = [number for number, on in zip(wanted, chosen, strict=True) if on]
         self._act(flags, index, wanted)
 
-    def _assign(self, index: int, wanted: range, fds: list[int]) -> None:
+    def _assign(self, index: int, wanted: Sequence[int], fds: list[int]) -> None:
         for position, number in enumerate(wanted):
             old = self.fds.pop((index, number), -1)
             if old >= 0:
@@ -140,7 +141,7 @@ class Irqs:
         elif self.pci.msix is not None:
             self.pci.msix.flush()
 
-    def _act(self, flags: IrqSet, index: int, wanted: "range | list[int]") -> None:
+    def _act(self, flags: IrqSet, index: int, wanted: Sequence[int]) -> None:
         for number in wanted:
             key = (index, number)
             if IrqSet.MASK in flags:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from virtring.device import Device
 from virtring.errors import VirtioError
 from virtring.memory import GuestMemory, Region
+from virtring.queue import QueueConfig
+from virtring.queue.config import avail_bytes, desc_bytes, used_bytes
 from virtring.transport.pci_device import CONFIG_SIZE
 from virtring.transport.unix import ProtocolError, SocketServer, close_fds
 from virtring.transport.vfio_user.irqs import IrqIndex, Irqs, Refused
@@ -77,6 +79,8 @@ class Session:
         self.irqs = Irqs(self.pci)
         #: DMA regions by address: size, and the mapping, None where no descriptor came.
         self.regions: dict[int, tuple[int, Region | None]] = {}
+        #: Queues whose ring is not mapped just now, and where they had got to.
+        self.lost: dict[int, tuple[QueueConfig, int]] = {}
         self.greeted = False
         self.handlers: dict[int, Callable[[Message], bytes]] = {
             Command.VERSION: self._version,
@@ -165,6 +169,7 @@ class Session:
                 region.close()
                 raise Refused(errno.EINVAL, str(error)) from error
         self.regions[addr] = (size, region)
+        self._find_lost()
         return b""
 
     def _dma_unmap(self, message: Message) -> bytes:
@@ -179,15 +184,26 @@ class Session:
         if region is None:
             return
         for index, queue in enumerate(self.pci.device.queues):
-            # A ring that lies there is gone.
-            if queue is not None and any(
-                addr <= area < addr + size
-                for area in (queue.config.desc, queue.config.avail, queue.config.used)
-            ):
-                self.pci.device.stop_queue(index)
-                self.pci.device.needs_reset(f"the memory of queue {index} was unmapped")
+            # Maps are cut up anew while a machine starts: the ring may be back in a moment.
+            if queue is not None and lies_in(queue.config, addr, size):
+                self.lost[index] = queue.config, self.pci.device.stop_queue(index)
         self.memory.remove_region(addr, size)
         region.close()
+
+    def _find_lost(self) -> None:
+        """Go on with queues whose ring is mapped again."""
+        device = self.pci.device
+        for index, (config, position) in list(self.lost.items()):
+            if device.queues[index] is not None or not device.core.queue_configs[index].enabled:
+                # Reset, or set up anew, by the driver.
+                del self.lost[index]
+                continue
+            try:
+                device.start_queue(index, config, position)
+            except VirtioError:
+                continue
+            del self.lost[index]
+            device.core.wake(index)
 
     # The function.
 
@@ -212,6 +228,11 @@ class Session:
         self.irqs.set(message)
         return b""
 
+    @staticmethod
+    def _widest(region: int) -> int:
+        # A processor reaches configuration space by double words at most.
+        return 4 if region == CONFIG_REGION else 8
+
     def _span(self, message: Message) -> tuple[int, int, int]:
         offset, region, count = message.take(REGION_IO)
         size = self._size(region)
@@ -222,7 +243,7 @@ class Session:
     def _region_read(self, message: Message) -> bytes:
         offset, region, count = self._span(message)
         data = bytearray()
-        for at, width in accesses(offset, count):
+        for at, width in accesses(offset, count, self._widest(region)):
             if region == CONFIG_REGION:
                 value = self.pci.read_config(at, width)
             else:
@@ -235,7 +256,7 @@ class Session:
         data = message.payload[REGION_IO.size :]
         if len(data) != count:
             raise Refused(errno.EINVAL, f"{len(data)} bytes, not {count}")
-        for at, width in accesses(offset, count):
+        for at, width in accesses(offset, count, self._widest(region)):
             value = int.from_bytes(data[at - offset : at - offset + width], "little")
             if region == CONFIG_REGION:
                 self.pci.write_config(at, width, value)
@@ -250,12 +271,22 @@ class Session:
         return b""
 
 
-def accesses(offset: int, count: int) -> list[tuple[int, int]]:
-    """(offset, width) of the aligned accesses, 8 bytes at most, that make up a transfer."""
+def lies_in(config: QueueConfig, addr: int, size: int) -> bool:
+    """Is any part of the ring in these ``size`` bytes at ``addr``?"""
+    areas = (
+        (config.desc, desc_bytes(config.size)),
+        (config.avail, avail_bytes(config.size, config.packed)),
+        (config.used, used_bytes(config.size, config.packed)),
+    )
+    return any(start < addr + size and addr < start + length for start, length in areas)
+
+
+def accesses(offset: int, count: int, widest: int) -> list[tuple[int, int]]:
+    """(offset, width) of the aligned accesses, ``widest`` bytes at most, that make up a transfer."""
     parts = []
     end = offset + count
     while offset < end:
-        width = 8
+        width = widest
         while offset % width or offset + width > end:
             width //= 2
         parts.append((offset, width))

@@ -178,7 +178,8 @@ class RpmsgBus(Transport):
         with self.rx_lock:
             if self._clear_for(addr):
                 self.port.recv_rows(messages, self._inbox, addr, None)
-                self._dispatch()
+                if self._inbox.count:
+                    self._dispatch()
 
     def take_rx(self, addr: int) -> RxBuffer | None:
         """The next message for ``addr`` in place; those of others are handed out."""
@@ -197,7 +198,8 @@ class RpmsgBus(Transport):
         self._check_open()
         if self._busy:
             return False
-        self._dispatch()
+        if self._inbox.count:
+            self._dispatch()
         ept = self.endpoints.get(addr)
         return ept is not None and not ept.waiting
 

@@ -364,7 +364,7 @@ cdef class DriverPort(Port):
         half.put_back(<uint32_t>index)
         return 0
 
-    # -- where the buffers are ---------------------------------------------------------------------------------
+    # -- where the buffers are -------------------------------------------------------------------
 
     @property
     def last_sbuf(self) -> int:

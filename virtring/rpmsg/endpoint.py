@@ -36,10 +36,11 @@ class Endpoint:
     ``priv`` is the user's.
 
     The senders are Linux's: ``send`` to the endpoint's ``dst``, ``sendto`` to any address,
-    ``send_offchannel`` also from any; ``try...`` raises NoSpace where those wait for a buffer, up to
-    the bus's ``timeout``, and then raise WaitTimeout; ``a...`` is for asyncio. ``..._many`` sends
-    rows of :class:`Messages` and gives their number. All raise InvalidArgument for an address that
-    is ANY, MessageTooLong beyond :meth:`get_mtu`, QueueClosed when the endpoint was destroyed.
+    ``send_offchannel`` also from any; ``try...`` raises NoSpace where those wait for a buffer, up
+    to the bus's ``timeout``, and then raise WaitTimeout; ``a...`` is for asyncio. ``..._many``
+    sends rows of :class:`Messages` and gives their number. All raise InvalidArgument for an address
+    that is ANY, MessageTooLong beyond :meth:`get_mtu`, QueueClosed when the endpoint was
+    destroyed.
     """
 
     def __init__(
@@ -172,7 +173,8 @@ class Endpoint:
         None waits for ever. Messages of other endpoints are processed meanwhile.
         """
         self._own()
-        found = self.bus.wait_rx(self._next, check_timeout(timeout))
+        timeout = check_timeout(timeout)
+        found = self._next() or self.bus.wait_rx(self._next, timeout)
         if found is None:
             raise WaitTimeout(f"no message came within {timeout} s")
         return found[:2]
@@ -205,8 +207,12 @@ class Endpoint:
         :attr:`RpmsgBus.rx_mtu` bytes. Messages of other endpoints are processed meanwhile.
         """
         self._own()
+        timeout = check_timeout(timeout)
         messages.count = 0
-        return self.bus.wait_rx(lambda: self._fill(messages), check_timeout(timeout))
+        found = self._fill(messages)
+        if found or timeout == 0:
+            return found
+        return self.bus.wait_rx(lambda: self._fill(messages), timeout)
 
     async def arecv_batch(self, messages: Messages, timeout: float | None = None) -> int:
         """:meth:`recv_batch` for a task, waiting for ever by default."""

@@ -155,7 +155,8 @@ class Transport(ABC):
         what the queue raises. (Linux ``rpmsg_send_offchannel_raw`` with ``wait``)
         """
         send = self._locked(lambda: self.port.send_one(src, dst, data))
-        self._or_timeout(self.tx.wait(send, self.timeout))
+        if not send():
+            self._or_timeout(self.tx.wait(send, self.timeout))
 
     def trysend_offchannel(self, src: int, dst: int, data: ReadableBuffer) -> None:
         """:meth:`send_offchannel` that raises NoSpace instead of waiting."""
@@ -212,10 +213,16 @@ class Transport(ABC):
 
         How many were sent: all, or some when the time ran out. WaitTimeout when none was.
         """
-        attempt, sent, total = self._rows(messages, start, count, src, dst)
+        self._check_open()
+        with self.tx_lock:
+            at_once = self.port.send_rows(messages, start, count, src, dst)
+        total = messages.count - start if count is None else count
+        if at_once == total:
+            return at_once
+        attempt, sent, _ = self._rows(messages, start + at_once, total - at_once, src, dst)
         done = self.tx.wait(attempt, self.timeout)
-        self._or_timeout(done or sent[0])
-        return sent[0]
+        self._or_timeout(done or at_once + sent[0])
+        return at_once + sent[0]
 
     async def asend_offchannel_many(
         self,
@@ -226,7 +233,7 @@ class Transport(ABC):
         dst: int = ADDR_ANY,
     ) -> int:
         """:meth:`send_offchannel_many` for an asyncio task."""
-        attempt, sent, total = self._rows(messages, start, count, src, dst)
+        attempt, sent, _ = self._rows(messages, start, count, src, dst)
         done = await self.tx.wait_async(attempt, self.timeout)
         self._or_timeout(done or sent[0])
         return sent[0]

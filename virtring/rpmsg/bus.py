@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
-from virtring.errors import InvalidArgument
+from virtring.errors import InvalidArgument, VirtioError
 from virtring.queue.notify import EventFd, Spin
 from virtring.rpmsg.buffers import RxBuffer
 from virtring.rpmsg.channel import Channel, RpmsgDriver
@@ -59,6 +59,7 @@ class RpmsgBus(Transport):
         self._drops: Counter[str] = Counter()
         self._busy = False
         self._thread = 0
+        self._later: VirtioError | None = None
         rows = max(8, min(256, INBOX_BYTES // self.port.rx_mtu))
         self._inbox = Messages(rows, self.port.rx_mtu)
         self._at = 0
@@ -138,17 +139,31 @@ class RpmsgBus(Transport):
         done = 0
         most = self._ring_size if budget is None else budget
         with self.rx_lock:
-            self._check_open()
+            self._check_rx()
             if self._busy:
                 return 0
             self._dispatch()
             while done < most:
-                taken = self.port.recv_rows(self._inbox, self._inbox, ADDR_ANY, most - done)
+                try:
+                    taken = self.port.recv_rows(self._inbox, self._inbox, ADDR_ANY, most - done)
+                except VirtioError as error:
+                    if done == 0:
+                        raise
+                    # Somebody got something: that first.
+                    self._later = error
+                    break
                 if taken == 0:
                     break
                 done += taken
                 self._dispatch()
         return done
+
+    def _check_rx(self) -> None:
+        """Before the ring is looked at: what was found behind the last messages."""
+        self._check_open()
+        if self._later is not None:
+            error, self._later = self._later, None
+            raise error
 
     def recv_done(self) -> None:
         """The receive queue was notified: process until it is empty (Linux ``rpmsg_recv_done``).
@@ -195,7 +210,7 @@ class RpmsgBus(Transport):
 
     def _clear_for(self, addr: int) -> bool:
         """Whether what is in the ring may go straight to ``addr``: nothing older is on its way."""
-        self._check_open()
+        self._check_rx()
         if self._busy:
             return False
         if self._inbox.count:

@@ -77,7 +77,7 @@ def test_callbacks_and_unknown_addresses(kind: str) -> None:
 
 def test_a_callback_that_raises_loses_nothing_else(kind: str) -> None:
     for bus, other in (lambda e: (e, e[::-1]))(both(kind)):
-        got = []
+        got: list[bytes] = []
 
         def callback(ept: Endpoint, data: bytes, src: int, got: Any = got) -> None:
             got.append(data)
@@ -247,13 +247,17 @@ def test_timeouts_of_receivers(kind: str) -> None:
             ept.recv_batch(Messages(1, 495))
 
 
+def receive_one(ept: Endpoint, got: list[tuple[int, bytes]]) -> None:
+    got.append((ept.addr, ept.recv(10)[0]))
+
+
 def test_several_receivers_sleep_on_one_ring(kind: str) -> None:
     ends = both(kind, 16)
     for bus, other in (ends, ends[::-1]):
-        epts = [bus.create_ept(addr=i) for i in range(4)]
         got: list[tuple[int, bytes]] = []
         threads = [
-            threading.Thread(target=lambda e=e: got.append((e.addr, e.recv(10)[0]))) for e in epts
+            threading.Thread(target=receive_one, args=(bus.create_ept(addr=i), got))
+            for i in range(4)
         ]
         for thread in threads:
             thread.start()

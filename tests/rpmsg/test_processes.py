@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import socket
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from tests.rpmsg import _children
 from tests.rpmsg._links import KINDS, rx_total, tx_total
 from virtring import InvalidArgument, PeerDied, Spin
-from virtring.rpmsg import Messages, RpmsgDriver, RpmsgLink, create_link
+from virtring.rpmsg import Channel, Messages, RpmsgDriver, RpmsgLink, create_link
 from virtring.rpmsg.link import HEAD, MAGIC
 
 MESSAGES = int(os.environ.get("RPMSG_MESSAGES", "100000"))
@@ -37,10 +38,10 @@ def test_fast_echo(kind: str, method: str) -> None:
     bus, link = create_link(
         128, packed=kind == "packed", timeout=60, spin=Spin() if method == "spawn" else None
     )
-    seen = []
+    seen: list[Channel] = []
     driver = RpmsgDriver("echo", probe=seen.append, remove=seen.append)
     bus.register_driver(driver)
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     peer = context.Process(target=_children.echo, args=(link, count, 50))
     peer.start()
     try:

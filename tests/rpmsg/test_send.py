@@ -25,7 +25,7 @@ from virtring import (
     RingDevice,
     WaitTimeout,
 )
-from virtring.rpmsg import ADDR_ANY, DriverBus, Messages, create_link
+from virtring.rpmsg import ADDR_ANY, DriverBus, Endpoint, Messages, create_link
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
@@ -217,18 +217,18 @@ def wait_until(condition: object, seconds: float = 5.0) -> None:
         time.sleep(0.001)
 
 
+def send_fifty(ept: Endpoint, k: int) -> None:
+    for i in range(50):
+        ept.send(bytes([k, i]))
+
+
 def test_blocked_senders_of_both_roles_are_woken(kind: str) -> None:
     """Many threads send more than the ring holds, and the receiver is slow to begin."""
     ends = both(kind, 4, timeout=30.0)
     for bus, other in (ends, ends[::-1]):
         target = other.create_ept(addr=2000)
         ept = bus.create_ept(dst=2000)
-        threads = [
-            threading.Thread(
-                target=lambda k=k: [ept.send(bytes([k, i])) for i in range(50)]
-            )
-            for k in range(4)
-        ]
+        threads = [threading.Thread(target=send_fifty, args=(ept, k)) for k in range(4)]
         for thread in threads:
             thread.start()
         wait_until(lambda b=bus: b.sleepers == 4)

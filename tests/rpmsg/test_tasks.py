@@ -7,7 +7,7 @@ import pytest
 
 from tests.rpmsg._links import KINDS, both
 from virtring import WaitTimeout
-from virtring.rpmsg import Messages
+from virtring.rpmsg import Endpoint, Messages
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
@@ -20,12 +20,12 @@ def test_echo_between_tasks(kind: str) -> None:
             server = other.create_ept(addr=2000)
             clients = [bus.create_ept(dst=2000) for _ in range(5)]
 
-            async def serve(server=server) -> None:
+            async def serve(server: Endpoint = server) -> None:
                 for _ in range(200):
                     data, src = await server.arecv(10)
                     await server.asendto(data[::-1], src)
 
-            async def ask(ept, k: int) -> None:
+            async def ask(ept: Endpoint, k: int) -> None:
                 for i in range(40):
                     text = f"client {k} asks {i}".encode()
                     await ept.asend(text)

@@ -191,7 +191,10 @@ class RpmsgBus(Transport):
     def receive_into(self, messages: Messages, addr: int) -> None:
         """Take messages for ``addr`` straight from the ring; those of others are handed out."""
         with self.rx_lock:
-            if self._clear_for(addr):
+            # Spelt out as far as it is short: this is the hot path.
+            ept = self.endpoints.get(addr)
+            plain = not (self.closed or self._later or self._busy or self._inbox.count)
+            if (ept is not None and not ept.waiting) if plain else self._clear_for(addr):
                 self.port.recv_rows(messages, self._inbox, addr, None)
                 if self._inbox.count:
                     self._dispatch()

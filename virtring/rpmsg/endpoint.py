@@ -189,16 +189,18 @@ class Endpoint:
 
     def _fill(self, messages: Messages) -> int:
         """Rows for what waits here, then straight from the ring."""
-        self._from()
+        if self.destroyed:
+            self._from()
         if not self.waiting:
             self.bus.receive_into(messages, self.addr)
         while self.waiting and messages.count < messages.capacity:
             payload, src, flags = self.waiting.popleft()
             row = messages.append(payload, src, self.addr)
             messages.flags[row] = flags
-        if messages.count and self.dst == ADDR_ANY:
+        count = messages.count
+        if count and self.dst == ADDR_ANY:
             self.learn(int(messages.src[0]))
-        return messages.count
+        return count
 
     def recv_batch(self, messages: Messages, timeout: float | None = 0) -> int:
         """Receive into ``messages`` from row 0, as many as are there; how many there were.

@@ -213,7 +213,8 @@ class Transport(ABC):
 
         How many were sent: all, or some when the time ran out. WaitTimeout when none was.
         """
-        self._check_open()
+        if self.closed:
+            self._check_open()
         with self.tx_lock:
             at_once = self.port.send_rows(messages, start, count, src, dst)
         total = messages.count - start if count is None else count

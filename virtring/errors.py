@@ -17,6 +17,10 @@ class AddressError(InvalidArgument):
     """A buffer or address range does not lie inside the guest memory, or not with these rights."""
 
 
+class MessageTooLong(InvalidArgument):
+    """A message has more bytes than a buffer of the other side takes (Linux: ``-EMSGSIZE``)."""
+
+
 class NotSupported(VirtioError):
     """The operation needs a feature or a transport operation that is not there."""
 

@@ -282,7 +282,7 @@ def lies_in(config: QueueConfig, addr: int, size: int) -> bool:
 
 
 def accesses(offset: int, count: int, widest: int) -> list[tuple[int, int]]:
-    """(offset, width) of the aligned accesses, ``widest`` bytes at most, that make up a transfer."""
+    """(offset, width) of the aligned accesses of a transfer, ``widest`` bytes at most."""
     parts = []
     end = offset + count
     while offset < end:

@@ -1,6 +1,7 @@
 """The base of every device: queues, configuration and notifications over any transport."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar
 
@@ -241,6 +242,14 @@ class Device:
         position = queue.position
         queue.close()
         return position
+
+    def memory_changed(self) -> None:
+        """Regions were added or taken away: let go of what is not there any more, now."""
+        for queue in self.queues:
+            if queue is not None:
+                with suppress(QueueBroken):
+                    # Any look at a ring begins with the map as it is.
+                    queue.more_available  # noqa: B018
 
     def kick(self, index: int) -> None:
         """Let the device look at queue ``index`` soon, whatever the registers say of it."""

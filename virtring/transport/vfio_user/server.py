@@ -6,9 +6,10 @@ import logging
 import selectors
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from virtring.device import Device
-from virtring.errors import VirtioError
+from virtring.errors import MemoryInUse, VirtioError
 from virtring.memory import GuestMemory, Region
 from virtring.queue import QueueConfig
 from virtring.queue.config import avail_bytes, desc_bytes, used_bytes
@@ -188,7 +189,10 @@ class Session:
             if queue is not None and lies_in(queue.config, addr, size):
                 self.lost[index] = queue.config, self.pci.device.stop_queue(index)
         self.memory.remove_region(addr, size)
-        region.close()
+        self.pci.device.memory_changed()
+        with suppress(MemoryInUse):
+            # A chain that is held keeps it mapped until it is returned.
+            region.close()
 
     def _find_lost(self) -> None:
         """Go on with queues whose ring is mapped again."""

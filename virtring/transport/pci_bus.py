@@ -73,6 +73,7 @@ class PciBus:
         self.controller = InterruptController() if controller is None else controller
         self.devices: dict[tuple[int, int], PciDevice] = {}
         self.config_address = 0
+        self._assigned: dict[PciDevice, dict[int, int]] = {}
         self._traps: list[tuple[int, int, PciDevice, int]] = []
         self._lock = RLock()
 
@@ -93,6 +94,7 @@ class PciBus:
                 raise InvalidArgument(f"slot {slot} function {function}; it takes 0-31 and 0-7")
             if (slot, function) in self.devices:
                 raise InvalidArgument(f"slot {slot} function {function} is taken")
+            self._assigned[device] = self._allocate(device)
             self.assign_addresses(device)
             self.devices[slot, function] = device
             self._mark_functions(slot)
@@ -117,8 +119,7 @@ class PciBus:
             del self.devices[place]
             self._mark_functions(place[0])
             self._traps = [trap for trap in self._traps if trap[2] is not device]
-            for bar in device.bars.values():
-                self._window(bar).free(device.bar_addr(bar.index))
+            self._free(device, self._assigned.pop(device))
             device.intx = device.traps = lambda: None
             device.send_msix = lambda vector: None
         if line is not None:
@@ -129,17 +130,23 @@ class PciBus:
             irq.changed()
 
     def assign_addresses(self, device: PciDevice) -> None:
-        """Give every BAR of a device that was reset an address. OutOfMemory when there is none."""
-        given: list[tuple[Bar, int]] = []
+        """Set the BARs to the addresses the bus gave them: what a reset or a guest undid."""
+        for index, addr in self._assigned[device].items():
+            device.set_bar_addr(index, addr)
+
+    def _allocate(self, device: PciDevice) -> dict[int, int]:
+        given: dict[int, int] = {}
         try:
             for bar in device.bars.values():
-                given.append((bar, self._window(bar).alloc(bar.size)))
+                given[bar.index] = self._window(bar).alloc(bar.size)
         except OutOfMemory:
-            for bar, addr in given:
-                self._window(bar).free(addr)
+            self._free(device, given)
             raise
-        for bar, addr in given:
-            device.set_bar_addr(bar.index, addr)
+        return given
+
+    def _free(self, device: PciDevice, given: dict[int, int]) -> None:
+        for index, addr in given.items():
+            self._window(device.bars[index]).free(addr)
 
     def _window(self, bar: Bar) -> Window:
         return self.mmio64 if bar.is_64 else self.mmio

@@ -1,5 +1,6 @@
 """Registers under a hostile driver: nothing raises, nothing hangs, and a reset cures everything."""
 
+import struct
 from typing import Any
 
 from hypothesis import given, settings
@@ -37,10 +38,23 @@ values = st.one_of(
 pokes = st.tuples(
     st.just("poke"),
     st.sampled_from(RINGS),
-    st.integers(0, 0x3000),
-    st.binary(min_size=1, max_size=32),
+    # Descriptors; flags and index of the available ring, or a packed ring's event structure.
+    st.sampled_from([0, 16, 8, 0x1000, 0x1002, 0x1004, 0x2000]),
+    st.one_of(
+        st.binary(min_size=1, max_size=32),
+        st.builds(
+            lambda *fields: struct.pack("<QIHH", *fields),
+            st.sampled_from([0x50000, 0x20010, 0, 2**63]),
+            st.sampled_from([16, 64, 0, 2**32 - 1]),
+            st.integers(0, 7),
+            st.sampled_from([0, 1, 2, 0x80, 0x82, 0x8080, 0xFFFF]),
+        ),
+    ),
 )
-steps = st.tuples(st.just("step"), st.sampled_from(["init", "queues", "ready", "kick", "reset"]))
+STEPS = ("init", "queues", "ready", "kick", "reset")
+steps = st.tuples(st.just("step"), st.sampled_from([*["kick"] * 6, *STEPS]))
+#: How far the driver is before it goes astray, and whether its rings are packed.
+stages = st.tuples(st.integers(0, 3), st.booleans())
 
 
 def offsets(*interesting: int, end: int) -> st.SearchStrategy[int]:
@@ -76,12 +90,12 @@ def poke(memory: GuestMemory, op: Any) -> None:
     memory.write(base + offset, data)
 
 
-def valid_step(core: Any, step: str, write_status: Any, notify: Any) -> None:
+def valid_step(core: Any, step: str, write_status: Any, notify: Any, packed: bool = True) -> None:
     """A step of a driver that does it right, through the rules that all transports share."""
     if step == "init":
         for status in (0, 1, 3):
             write_status(status)
-        core.set_features(int(OFFER))
+        core.set_features(int(OFFER if packed else OFFER & ~Feature.RING_PACKED))
         write_status(11)
     elif step == "queues":
         for index, base in enumerate(RINGS):
@@ -109,13 +123,16 @@ def works(vdev: VirtioDevice) -> None:
     assert vdev.config.get_status(vdev) & Status.DRIVER_OK
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
-    ops=st.lists(st.one_of(bar_ops, bar_ops, config_ops, pokes, steps), max_size=60),
+    stage=stages,
+    ops=st.lists(
+        st.one_of(bar_ops, bar_ops, config_ops, pokes, pokes, steps), min_size=20, max_size=80
+    ),
     irq=st.sampled_from(["msix", "intx"]),
     multiplier=st.sampled_from([0, 4]),
 )
-def test_pci(ops: list[Any], irq: str, multiplier: int) -> None:
+def test_pci(stage: tuple[int, bool], ops: list[Any], irq: str, multiplier: int) -> None:
     memory = GuestMemory.create(1 << 20, base=BASE)
     device = Echo(OFFER, shm=True, queue_size=8)
     function = VirtioPci(device, memory, notify_multiplier=multiplier)
@@ -126,7 +143,7 @@ def test_pci(ops: list[Any], irq: str, multiplier: int) -> None:
         data = Feature.NOTIFICATION_DATA in device.core.driver_features
         function.write_bar(1, index * multiplier, 4 if data else 2, index)
 
-    for op in ops:
+    for op in [*(("step", step) for step in STEPS[: stage[0]]), *ops, ("step", "kick")]:
         match op:
             case ("read_bar", (bar, offset), size, _):
                 value = function.read_bar(bar, offset, size)
@@ -147,19 +164,22 @@ def test_pci(ops: list[Any], irq: str, multiplier: int) -> None:
                 poke(memory, op)
             case ("step", step):
                 function.write_config(4, 2, 6)
-                valid_step(device.core, step, function.set_status, notify)
+                valid_step(device.core, step, function.set_status, notify, stage[1])
     # Firmware puts the windows back; the rest the driver does.
     bus.assign_addresses(function)
     works(pci_device(BusFunction(bus, 0), memory, irq))
 
 
-@settings(max_examples=150, deadline=None)
-@given(ops=st.lists(st.one_of(mmio_ops, mmio_ops, pokes, steps), max_size=60))
-def test_mmio(ops: list[Any]) -> None:
+@settings(max_examples=60, deadline=None)
+@given(
+    stage=stages,
+    ops=st.lists(st.one_of(mmio_ops, mmio_ops, pokes, pokes, steps), min_size=20, max_size=80),
+)
+def test_mmio(stage: tuple[int, bool], ops: list[Any]) -> None:
     memory = GuestMemory.create(1 << 20, base=BASE)
     device = Echo(OFFER, shm=True, queue_size=8)
     window = VirtioMmio(device, memory)
-    for op in ops:
+    for op in [*(("step", step) for step in STEPS[: stage[0]]), *ops, ("step", "kick")]:
         match op:
             case ("read", offset, size, _):
                 assert 0 <= window.read(offset, size) < 1 << 8 * max(size, 1)
@@ -173,6 +193,7 @@ def test_mmio(ops: list[Any]) -> None:
                     step,
                     lambda value: window.write(MmioReg.STATUS, 4, value),
                     lambda index: window.write(MmioReg.QUEUE_NOTIFY, 4, index),
+                    stage[1],
                 )
     works(mmio_device(window, memory, window.irq))
 

@@ -10,7 +10,7 @@ from threading import RLock
 from virtring.errors import InvalidArgument, OutOfMemory, WrongState
 from virtring.memory import Region
 from virtring.spec.pci import PciCommand, PciReg
-from virtring.transport.irq import InterruptController
+from virtring.transport.irq import InterruptController, IrqLine
 from virtring.transport.pci_device import Bar, PciDevice
 from virtring.transport.registers import all_ones
 
@@ -74,6 +74,7 @@ class PciBus:
         self.devices: dict[tuple[int, int], PciDevice] = {}
         self.config_address = 0
         self._assigned: dict[PciDevice, dict[int, int]] = {}
+        self._pins: dict[PciDevice, Pin] = {}
         self._traps: list[tuple[int, int, PciDevice, int]] = []
         self._lock = RLock()
 
@@ -101,9 +102,9 @@ class PciBus:
             line = self.intx_line(slot, device.config[PciReg.INTERRUPT_PIN])
             if line is not None:
                 device.config[PciReg.INTERRUPT_LINE] = line & 0xFF
-                irq = self.controller.line(line)
-                irq.sources.append(PinLevel(device))
-                device.intx = irq.changed
+                pin = Pin(device, self.controller.line(line))
+                self._pins[device] = pin
+                device.intx = pin.changed
             device.send_msix = lambda vector: self._message(device, vector)
             device.traps = lambda: self._trap(device)
             device.setup_bar_traps()
@@ -115,19 +116,15 @@ class PciBus:
             place = next((at for at, found in self.devices.items() if found is device), None)
             if place is None:
                 raise InvalidArgument(f"{device.name} is not on the bus")
-            line = self.intx_line(place[0], device.config[PciReg.INTERRUPT_PIN])
             del self.devices[place]
             self._mark_functions(place[0])
             self._traps = [trap for trap in self._traps if trap[2] is not device]
             self._free(device, self._assigned.pop(device))
             device.intx = device.traps = lambda: None
             device.send_msix = lambda vector: None
-        if line is not None:
-            irq = self.controller.line(line)
-            irq.sources[:] = [
-                s for s in irq.sources if not (isinstance(s, PinLevel) and s.device is device)
-            ]
-            irq.changed()
+            pin = self._pins.pop(device, None)
+            if pin is not None:
+                pin.line.sources.remove(pin)
 
     def assign_addresses(self, device: PciDevice) -> None:
         """Set the BARs to the addresses the bus gave them: what a reset or a guest undid."""
@@ -307,14 +304,19 @@ class PciBus:
         return struct.pack("<QHBBI", self.ecam, 0, 0, 0, 0)
 
 
-class PinLevel:
-    """The level of a device's pin, as a source of its line."""
+class Pin:
+    """The INTx pin of a device, wired to a line."""
 
-    def __init__(self, device: PciDevice) -> None:
-        self.device = device
+    def __init__(self, device: PciDevice, line: IrqLine) -> None:
+        self.device, self.line = device, line
+        line.sources.append(self)
 
     def __call__(self) -> bool:
         return self.device.intx_level
+
+    def changed(self) -> None:
+        if self.device.intx_level:
+            self.line.raised()
 
 
 def halves(value: int) -> str:

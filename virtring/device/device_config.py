@@ -117,11 +117,7 @@ class VirtioDeviceConfig(DeviceFeatures):
     def running(self) -> bool:
         """May buffers be used and notifications sent? DRIVER_OK and nothing wrong."""
         stopped = Status.FAILED | Status.NEEDS_RESET
-        return (
-            Status.DRIVER_OK in self.status
-            and not self.status & stopped
-            and not self._resetting
-        )
+        return Status.DRIVER_OK in self.status and not self.status & stopped and not self._resetting
 
     def connect(
         self, interrupt_queue: Callable[[int], object], interrupt_config: Callable[[], object]
@@ -253,20 +249,36 @@ class VirtioDeviceConfig(DeviceFeatures):
         queue = self.queue(index)
         if queue is None:
             self.refuse(f"{what} of queue {index}, which does not exist")
-        elif queue.enabled:
-            self.refuse(f"{what} of queue {index} written while it is enabled")
+        elif queue.enabled or self._resetting:
+            self.refuse(f"{what} of queue {index} written while it is enabled or being reset")
         else:
             return queue
         return None
 
+    def queue_size(self, index: int, most: bool = False) -> int:
+        """The ring's entries as they stand, or the most there can be; 0 without such a queue.
+
+        For a split ring a power of two, whatever the device has (virtio 1.4, 4.1.4.3.1).
+        """
+        queue = self.queue(index)
+        if queue is None:
+            return 0
+        size = queue.size_max if most else queue.size
+        packed = Feature.RING_PACKED in self.driver_features
+        return size if packed else 1 << size.bit_length() - 1
+
     def set_queue_size(self, index: int, size: int) -> None:
-        """The driver chooses the ring's entries, 1 to ``size_max``."""
+        """The driver chooses the ring's entries, 1 to ``size_max``; split: a power of two."""
         with self.mutex:
             queue = self._settable(index, "size")
-            if queue is not None and 1 <= size <= queue.size_max:
+            packed = Feature.RING_PACKED in self.driver_features
+            if queue is None:
+                return
+            if 1 <= size <= queue.size_max and (packed or not size & size - 1):
                 queue.size = size
-            elif queue is not None:
-                self.refuse(f"size {size} of queue {index}; it takes 1 to {queue.size_max}")
+            else:
+                kind = "" if packed else ", a power of two"
+                self.refuse(f"size {size} of queue {index}; it takes 1 to {queue.size_max}{kind}")
 
     def set_queue_area(self, index: int, area: str, value: int) -> None:
         """The driver writes one of the addresses ``desc``, ``avail``, ``used``."""
@@ -291,6 +303,7 @@ class VirtioDeviceConfig(DeviceFeatures):
             if not self.negotiated:
                 self.refuse(f"queue {index} enabled before FEATURES_OK")
                 return
+            queue.size = self.queue_size(index)
             try:
                 self.config_queue(index, queue)
             except VirtioError as error:
@@ -313,6 +326,15 @@ class VirtioDeviceConfig(DeviceFeatures):
             vector = queue.vector
             queue.reset()
             queue.vector = vector
+
+    def disable_queue(self, index: int) -> None:
+        """The driver takes a queue back, where a transport lets it (virtio 1.4, 4.2.2)."""
+        with self._locked():
+            queue = self.queue(index)
+            if queue is None or not queue.enabled:
+                return
+            queue.enabled = False
+        self.reset_queue(index)
 
     def notify(self, index: int) -> None:
         """The driver kicked queue ``index``; the device looks at it soon."""

@@ -30,7 +30,7 @@ class TransportOps(VirtioConfigOps):
     def setup_vq(
         self, vdev: VirtioDevice, index: int, callback: VqCallback | None, name: str, ctx: bool
     ) -> Virtqueue:
-        """Make queue ``index`` of the device and hand it over."""
+        """Make queue ``index`` of the device; :meth:`enable_vq` hands it over later."""
 
     @abstractmethod
     def enable_vq(self, vq: Virtqueue) -> None:
@@ -81,6 +81,20 @@ class TransportOps(VirtioConfigOps):
         self.callbacks.cancel()
         self.synchronize_cbs(vdev)
 
+    def check_vqs(
+        self,
+        vdev: VirtioDevice,
+        nvqs: int,
+        callbacks: Sequence[VqCallback | None],
+        names: Sequence[str | None],
+        ctx: Sequence[bool] | None,
+    ) -> None:
+        """Can :meth:`find_vqs` be called like this now? InvalidArgument or WrongState if not."""
+        if not nvqs == len(callbacks) == len(names) or (ctx is not None and len(ctx) != nvqs):
+            raise InvalidArgument(f"{nvqs} queues need {nvqs} callbacks, names and contexts")
+        if self._vqs:
+            raise WrongState(f"{vdev!r}: its queues are set up already; del_vqs first")
+
     def find_vqs(
         self,
         vdev: VirtioDevice,
@@ -90,10 +104,7 @@ class TransportOps(VirtioConfigOps):
         ctx: Sequence[bool] | None = None,
         desc: object = None,
     ) -> list[Virtqueue | None]:
-        if not nvqs == len(callbacks) == len(names) or (ctx is not None and len(ctx) != nvqs):
-            raise InvalidArgument(f"{nvqs} queues need {nvqs} callbacks, names and contexts")
-        if self._vqs:
-            raise WrongState(f"{vdev!r}: its queues are set up already; del_vqs first")
+        self.check_vqs(vdev, nvqs, callbacks, names, ctx)
         found: list[Virtqueue | None] = []
         index = 0
         try:
@@ -109,6 +120,9 @@ class TransportOps(VirtioConfigOps):
                     vdev.vqs.append(vq)
                 found.append(vq)
                 index += 1
+            # Last, and all together: from here on only a reset takes them from the device.
+            for vq in self._vqs.values():
+                self.enable_vq(vq)
         except BaseException:
             self.del_vqs(vdev)
             raise

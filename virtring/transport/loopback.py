@@ -57,17 +57,17 @@ class LoopbackOps(TransportOps):
     def setup_vq(
         self, vdev: VirtioDevice, index: int, callback: VqCallback | None, name: str, ctx: bool
     ) -> Virtqueue:
-        queue = self.core.queue(index)
-        if queue is None:
+        size = self.core.queue_size(index, most=True)
+        if not size:
             raise NotSupported(f"{vdev!r} has no queue {index} ({name})")
 
         def notify(vq: Virtqueue) -> bool:
             self.core.notify(index)
             return True
 
-        vq = vring_create_virtqueue(
+        return vring_create_virtqueue(
             index,
-            queue.size_max,
+            size,
             64,
             vdev,
             may_reduce_num=True,
@@ -76,12 +76,6 @@ class LoopbackOps(TransportOps):
             callback=callback,
             name=name,
         )
-        try:
-            self.enable_vq(vq)
-        except BaseException:
-            vq.close()
-            raise
-        return vq
 
     def enable_vq(self, vq: Virtqueue) -> None:
         core, index = self.core, vq.index

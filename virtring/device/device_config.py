@@ -329,7 +329,7 @@ class VirtioDeviceConfig(DeviceFeatures):
 
     def disable_queue(self, index: int) -> None:
         """The driver takes a queue back, where a transport lets it (virtio 1.4, 4.2.2)."""
-        with self._locked():
+        with self.locked():
             queue = self.queue(index)
             if queue is None or not queue.enabled:
                 return

@@ -20,8 +20,8 @@ class FdBackend:
     """Carries bytes between ``port`` and two file descriptors, in a thread of its own.
 
     read_fd and write_fd may be the same, either may be None; they stay the caller's and do not
-    block any more. The port belongs to a console already (WrongState). When the other end closes, the port is closed; what the driver still writes is
-    then dropped. :meth:`close` ends it.
+    block any more. The port belongs to a console already (WrongState). When the other end closes,
+    the port is closed; what the driver still writes is then dropped. :meth:`close` ends it.
     """
 
     def __init__(self, port: Port, read_fd: int | None, write_fd: int | None) -> None:

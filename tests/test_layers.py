@@ -43,7 +43,14 @@ SIBLINGS = {
         {"driver", "device"},
     ],
     "queue": [{"driver", "driver_add", "driver_ring", "device", "chain"}],
-    "transport": [{"loopback", "pci", "vhost_user", "vfio_user"}],
+    "transport": [
+        {"loopback", "virtio_pci", "virtio_mmio", "vhost_user", "vfio_user"},
+        {"loopback", "virtio_pci_modern", "virtio_mmio_ops", "vhost_user", "vfio_user"},
+        {"virtio_pci", "virtio_pci_modern"},
+        {"virtio_mmio", "virtio_mmio_ops"},
+        {"pci_function", "pci_bus"},
+        {"pci_function", "pci_device"},
+    ],
 }
 
 #: Within a set of siblings: who stands on whom all the same.

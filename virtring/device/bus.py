@@ -35,13 +35,22 @@ class VirtioBus:
             raise failure
 
     def unregister_driver(self, driver: type[VirtioDriver]) -> None:
-        """Take a driver away from all its devices (``unregister_virtio_driver``)."""
+        """Take a driver away from all its devices (``unregister_virtio_driver``).
+
+        What a removal raises is raised here, once all devices were tried.
+        """
         if driver not in self.drivers:
             raise InvalidArgument(f"{driver.__name__} is not registered")
         self.drivers.remove(driver)
+        failure: Exception | None = None
         for vdev in self.devices:
             if type(vdev.driver) is driver:
-                self.unbind(vdev)
+                try:
+                    self.unbind(vdev)
+                except Exception as error:
+                    failure = failure or error
+        if failure is not None:
+            raise failure
 
     def register_device(self, vdev: VirtioDevice) -> None:
         """Add a device, reset and acknowledged, and bind its driver (``register_virtio_device``).
@@ -66,14 +75,19 @@ class VirtioBus:
         """Take a device from the bus; its driver is removed (``unregister_virtio_device``)."""
         if vdev not in self.devices:
             raise InvalidArgument(f"{vdev!r} is not on this bus")
-        if vdev.driver is not None:
-            self.unbind(vdev)
-        self.devices.remove(vdev)
+        try:
+            if vdev.driver is not None:
+                self.unbind(vdev)
+        finally:
+            self.devices.remove(vdev)
 
     def bind(self, vdev: VirtioDevice, driver: type[VirtioDriver]) -> None:
         """Negotiate and probe (``virtio_dev_probe``). The status ends FAILED if that fails."""
         if vdev.driver is not None:
             raise WrongState(f"{vdev!r} has a driver already")
+        if vdev.config.get_status(vdev) != Status.ACKNOWLEDGE:
+            # A driver before us failed: only a reset cures that.
+            self._restart(vdev)
         bound = driver(vdev)
         vdev.driver = bound
         try:
@@ -84,27 +98,52 @@ class VirtioBus:
                 vdev.ready()
             bound.scan()
         except BaseException:
-            vdev.config.set_status(vdev, vdev.config.get_status(vdev) | Status.FAILED)
-            vdev.config.del_vqs(vdev)
+            self._fail(vdev)
             vdev.driver = None
             raise
         vdev.config_enable()
 
     def unbind(self, vdev: VirtioDevice) -> None:
-        """Remove the driver of a device (``virtio_dev_remove``); it stays acknowledged."""
-        if vdev.driver is None:
+        """Remove the driver of a device (``virtio_dev_remove``); it stays acknowledged.
+
+        Whatever ``remove`` raises is raised, WrongState if it leaves the device running; the
+        device is reset and without driver all the same.
+        """
+        driver = vdev.driver
+        if driver is None:
             raise WrongState(f"{vdev!r} has no driver")
         vdev.config_disable()
-        vdev.driver.remove()
-        status = vdev.config.get_status(vdev)
-        if status:
-            raise WrongState(f"{type(vdev.driver).__name__}.remove left the device with {status!r}")
-        vdev.driver = None
+        vdev.config.synchronize_cbs(vdev)
+        try:
+            driver.remove()
+            status = vdev.config.get_status(vdev)
+            if status:
+                raise WrongState(f"{type(driver).__name__}.remove left the device with {status!r}")
+        finally:
+            self._restart(vdev)
+            vdev.driver = None
+
+    def _restart(self, vdev: VirtioDevice) -> None:
+        """Reset and acknowledge, with no queue left."""
+        if vdev.config.get_status(vdev):
+            vdev.reset()
+        vdev.config.del_vqs(vdev)
         vdev.add_status(Status.ACKNOWLEDGE)
+
+    def _fail(self, vdev: VirtioDevice) -> None:
+        """The driver has given up. Its queues go, once the device does not use them any more."""
+        status = vdev.config.get_status(vdev)
+        if vdev.vqs:
+            vdev.reset()
+            vdev.config.del_vqs(vdev)
+            vdev.config.set_status(vdev, Status.ACKNOWLEDGE | Status.DRIVER | Status.FAILED)
+        else:
+            vdev.config.set_status(vdev, status | Status.FAILED)
 
     def freeze(self, vdev: VirtioDevice) -> None:
         """Put a device to rest (``virtio_device_freeze``)."""
         vdev.config_disable()
+        vdev.config.synchronize_cbs(vdev)
         vdev.failed = Status.FAILED in vdev.config.get_status(vdev)
         if vdev.driver is not None:
             vdev.driver.freeze()
@@ -126,7 +165,7 @@ class VirtioBus:
             if Status.DRIVER_OK not in vdev.config.get_status(vdev):
                 vdev.ready()
         except BaseException:
-            vdev.add_status(Status.FAILED)
+            self._fail(vdev)
             raise
         vdev.config_enable()
 

@@ -99,6 +99,13 @@ class VirtioConfigOps(ABC):
         later ones."""
 
     @abstractmethod
+    def config_interrupt(self, vdev: "VirtioDevice") -> None:
+        """Have ``vdev.config_changed`` called, one after another with the queues' callbacks.
+
+        Not in Linux's table: there the interrupt handler of the transport does it.
+        """
+
+    @abstractmethod
     def get_features(self, vdev: "VirtioDevice") -> int:
         """The device's feature bits 0 to 63."""
 

@@ -85,7 +85,8 @@ class Device:
     def reset(self) -> None:
         """Forget everything of the driver; queues are taken away after this returns.
 
-        A device that works in threads of its own waits for them here.
+        A device whose threads touch the guest memory waits for them here; ``handle_queue`` is not
+        called any more.
         """
 
     def config_written(self, offset: int, data: bytes) -> None:
@@ -102,7 +103,11 @@ class Device:
         """Queue ``index`` is being taken away; let go of its chains."""
 
     def suspended(self, suspend: bool) -> None:
-        """The driver suspends the device (True) or lets it go on (False)."""
+        """The driver suspends the device (True) or lets it go on (False).
+
+        On True finish and return what is in hand and signal it: ``handle_queue`` is not called
+        from now on.
+        """
 
     # What a device uses.
 
@@ -167,6 +172,15 @@ class Device:
         shared = SharedMemory(id, addr, length, region, offset)
         self.core.shared_memory[id] = shared
         return shared
+
+    def wake(self, index: int) -> None:
+        """Have :meth:`handle_queue` called for queue ``index``, as if the driver had kicked.
+
+        For what a device finishes later, from any thread: keep the result, wake the queue, return
+        the chain in ``handle_queue``. Nothing happens while the driver does not use the queue.
+        Raises what the driver's callbacks raise, if it is this thread that runs them.
+        """
+        self.core.wake(index)
 
     def needs_reset(self, reason: str) -> None:
         """The device cannot go on until the driver resets it."""
@@ -238,9 +252,12 @@ class Device:
         if queue is None:
             return
         try:
-            self.handle_queue(index, queue)
-            if not queue.is_closed:
-                queue.signal()
+            try:
+                self.handle_queue(index, queue)
+            finally:
+                # Also of what was used before an error.
+                if not queue.is_closed:
+                    queue.signal()
         except QueueBroken as error:
             self.needs_reset(str(error))
 

@@ -6,11 +6,11 @@ without harm: nothing changes, nothing is raised, and ``refusals`` tells what an
 """
 
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
-from threading import RLock
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from virtring.device.config_ops import SharedMemory
+from virtring.device.device_features import DeviceFeatures
 from virtring.device.queue_config import VirtioQueueConfig
 from virtring.device.work import Work
 from virtring.errors import InvalidArgument, VirtioError
@@ -30,15 +30,13 @@ DRIVER_BITS = (
     | Status.SUSPEND
     | Status.FAILED
 )
-#: Refusals that are remembered.
-REMEMBERED = 64
 
 
 def _nothing(*_: object) -> None:
     return None
 
 
-class VirtioDeviceConfig:
+class VirtioDeviceConfig(DeviceFeatures):
     """Identity, features, configuration space, queues and status of one device.
 
     device_id: virtio id. device_features: bits 0 to 63 on offer. config: the configuration space,
@@ -73,30 +71,38 @@ class VirtioDeviceConfig:
         for size in queue_sizes:
             if size:
                 check_size(size, packed=True)
-        self.mutex = RLock()
+        super().__init__(device_id, device_features, accept_legacy, validate_features)
         self.work = Work()
-        self.device_id = int(device_id)
-        self.device_features = Feature(device_features)
         self.config = config if isinstance(config, bytearray) else bytearray(config)
         self.queue_configs = [VirtioQueueConfig(size, size) for size in queue_sizes]
-        self.accept_legacy = accept_legacy
         self.shared_memory: dict[int, SharedMemory] = {}
         self.config_queue = config_queue
         self.notify_queue = notify_queue
         self.config_device = config_device
         self.ready_device = ready_device
-        self.validate_features = validate_features
         self.reset_queue = reset_queue
         self.reset_device = reset_device
         self.suspend_device = suspend_device
-        self.refusals: deque[str] = deque(maxlen=REMEMBERED)
-        self.refused = 0
         self.generation = 0
-        self.driver_features = Feature(0)
-        self.status = Status(0)
         self._interrupt_queue: Callable[[int], object] = _nothing
         self._interrupt_config: Callable[[], object] = _nothing
-        self._config_changed_while_suspended = False
+        # No look at a queue; no notification either.
+        self._paused = self._resetting = False
+        self._forget()
+
+    def _forget(self) -> None:
+        # What came up while suspended: it is done, or said, on resuming.
+        self._late_config: list[tuple[int, bytes]] = []
+        self._late_interrupts: set[int] = set()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The mutex, and no job in this thread before it is free again.
+
+        A driver's callback may wait for a thread that waits for the mutex.
+        """
+        with self.work.later(), self.mutex:
+            yield
 
     @property
     def config_size(self) -> int:
@@ -111,7 +117,7 @@ class VirtioDeviceConfig:
     def running(self) -> bool:
         """May buffers be used and notifications sent? DRIVER_OK and nothing wrong."""
         stopped = Status.FAILED | Status.NEEDS_RESET
-        return Status.DRIVER_OK in self.status and not self.status & stopped
+        return Status.DRIVER_OK in self.status and not self.status & stopped and not self._resetting
 
     def connect(
         self, interrupt_queue: Callable[[int], object], interrupt_config: Callable[[], object]
@@ -120,73 +126,48 @@ class VirtioDeviceConfig:
         self._interrupt_queue = interrupt_queue
         self._interrupt_config = interrupt_config
 
-    def refuse(self, reason: str) -> None:
-        """The driver did what it must not; remembered, logged, without effect."""
-        self.refused += 1
-        self.refusals.append(reason)
-        log.debug("device %d: %s", self.device_id, reason)
-
     # Status and features.
 
     def set_status(self, value: int) -> None:
         """The driver writes the status field (virtio 1.4, 2.1 and 3.1); 0 resets."""
-        with self.mutex:
-            wanted = Status(value & int(DRIVER_BITS | Status.NEEDS_RESET))
-            if value == 0:
-                self.reset()
-                return
-            if Status.SUSPEND in self.status:
-                self._resume(wanted)
-                return
-            if self.status & DRIVER_BITS & ~wanted:
-                self.refuse(f"status {value:#x} clears bits of {int(self.status):#x}")
-                return
-            new = wanted & DRIVER_BITS & ~self.status
-            if Status.FAILED in new:
-                self.status |= Status.FAILED
-                return
-            if Status.FAILED in self.status or Status.NEEDS_RESET in self.status:
-                if new:
-                    self.refuse(f"status {value:#x} before the reset that is due")
-                return
-            for bit in (Status.ACKNOWLEDGE, Status.DRIVER):
-                self.status |= new & bit
-            if Status.FEATURES_OK in new:
-                self._features_ok()
-            if Status.DRIVER_OK in new:
-                self._driver_ok()
-            if Status.SUSPEND in new:
-                self._suspend()
+        if value == 0:
+            self.reset()
+            return
+        with self._locked():
+            suspend = self._take_status(value)
+        if suspend:
+            self._suspend()
+
+    def _take_status(self, value: int) -> bool:
+        """Set and clear bits; is SUSPEND what is left to do?"""
+        wanted = Status(value & int(DRIVER_BITS | Status.NEEDS_RESET))
+        if Status.SUSPEND in self.status:
+            self._resume(wanted)
+            return False
+        if self.status & DRIVER_BITS & ~wanted:
+            self.refuse(f"status {value:#x} clears bits of {int(self.status):#x}")
+            return False
+        new = wanted & DRIVER_BITS & ~self.status
+        if Status.FAILED in new:
+            self.status |= Status.FAILED
+            return False
+        if Status.FAILED in self.status or Status.NEEDS_RESET in self.status:
+            if new:
+                self.refuse(f"status {value:#x} before the reset that is due")
+            return False
+        for bit in (Status.ACKNOWLEDGE, Status.DRIVER):
+            self.status |= new & bit
+        if Status.FEATURES_OK in new:
+            self._features_ok()
+        if Status.DRIVER_OK in new:
+            self._driver_ok()
+        return Status.SUSPEND in new
 
     def _features_ok(self) -> None:
         if Status.DRIVER not in self.status or Status.ACKNOWLEDGE not in self.status:
             self.refuse("FEATURES_OK before ACKNOWLEDGE and DRIVER")
         elif self.features_fit():
             self.status |= Status.FEATURES_OK
-
-    def features_fit(self) -> bool:
-        """Can the device work with what the driver chose? Else it is refused."""
-        extra = int(self.driver_features) & ~int(self.device_features)
-        if extra:
-            self.refuse(f"features {extra:#x} were not offered")
-        elif Feature.VERSION_1 not in self.driver_features and not self.accept_legacy:
-            self.refuse("a driver without VERSION_1")
-        elif (
-            Feature.RING_PACKED in self.driver_features
-            and Feature.VERSION_1 not in self.driver_features
-        ):
-            self.refuse("RING_PACKED without VERSION_1")
-        elif not self.validate_features(self.driver_features):
-            self.refuse(f"features {int(self.driver_features):#x} do not go together")
-        else:
-            return True
-        return False
-
-    @property
-    def negotiated(self) -> bool:
-        """Are the features final?"""
-        legacy = self.accept_legacy and Feature.VERSION_1 not in self.driver_features
-        return Status.FEATURES_OK in self.status or legacy
 
     def _driver_ok(self) -> None:
         if not self.negotiated:
@@ -195,9 +176,8 @@ class VirtioDeviceConfig:
         self.status |= Status.DRIVER_OK
         self.ready_device(self.driver_features)
         # A driver may add buffers before DRIVER_OK, but its kicks are not heard until now.
-        for index, queue in enumerate(self.queue_configs):
-            if queue.enabled:
-                self.notify(index)
+        for index in range(self.num_queues):
+            self.wake(index)
 
     def begin(self, features: int) -> None:
         """DRIVER_OK by a transport that does the handshake elsewhere, such as vhost-user."""
@@ -209,68 +189,62 @@ class VirtioDeviceConfig:
             self.ready_device(self.driver_features)
 
     def _suspend(self) -> None:
-        if Feature.SUSPEND not in self.driver_features or Status.DRIVER_OK not in self.status:
-            self.refuse("SUSPEND without the feature or before DRIVER_OK")
-            return
-        self.suspend_device(True)
-        self.status = (self.status | Status.SUSPEND) & ~Status.DRIVER_OK
+        # In the order of the standard: take no more, finish what is in hand, tell the driver.
+        with self._locked():
+            if Feature.SUSPEND not in self.driver_features or not self.running:
+                self.refuse("SUSPEND without the feature or before DRIVER_OK")
+                return
+            self._paused = True
+        try:
+            self.suspend_device(True)
+        except BaseException:
+            self._paused = False
+            raise
+        with self._locked():
+            self.status = (self.status | Status.SUSPEND) & ~Status.DRIVER_OK
 
     def _resume(self, wanted: Status) -> None:
         if Status.DRIVER_OK not in wanted:
             self.refuse("a suspended device takes DRIVER_OK or a reset")
             return
-        self.status = (self.status | Status.DRIVER_OK) & ~Status.SUSPEND
         self.suspend_device(False)
-        for index, queue in enumerate(self.queue_configs):
-            if queue.enabled:
-                self.notify(index)
-        if self._config_changed_while_suspended:
-            self._config_changed_while_suspended = False
-            self.interrupt_config()
-
-    def set_features(self, features: int) -> None:
-        """The driver writes its 64 feature bits; refused once FEATURES_OK is set."""
-        with self.mutex:
-            if Status.FEATURES_OK in self.status:
-                self.refuse("features written after FEATURES_OK")
-            else:
-                self.driver_features = Feature(features & 0xFFFF_FFFF_FFFF_FFFF)
-
-    def feature_word(self, select: int) -> int:
-        """32 bits of the offer: word 0, 1; zero beyond."""
-        return (int(self.device_features) >> 32 * select) & 0xFFFFFFFF if select < 2 else 0
-
-    def driver_feature_word(self, select: int) -> int:
-        """32 bits of what the driver wrote."""
-        return (int(self.driver_features) >> 32 * select) & 0xFFFFFFFF if select < 2 else 0
-
-    def set_feature_word(self, select: int, value: int) -> None:
-        """The driver writes 32 of its feature bits."""
-        if select >= 2:
-            if value:
-                self.refuse(f"features written to word {select}")
-            return
-        kept = int(self.driver_features) & ~(0xFFFFFFFF << 32 * select)
-        self.set_features(kept | (value & 0xFFFFFFFF) << 32 * select)
+        self.status = (self.status | Status.DRIVER_OK) & ~Status.SUSPEND
+        self._paused = False
+        changes, interrupts = self._late_config, self._late_interrupts
+        self._forget()
+        for offset, data in changes:
+            self.update_config(offset, data)
+        for index in interrupts:
+            self.interrupt_queue(index)
+        for index in range(self.num_queues):
+            self.wake(index)
 
     def reset(self) -> None:
         """Everything as after power on; the device has let go of all buffers on return."""
-        with self.mutex:
-            self.status = Status(0)
+        with self._locked():
+            # Waited for a look that was going on; there will be no other.
+            self._paused = self._resetting = True
+        try:
+            # Without the mutex: a thread that the device waits for here may need it to end.
             self.reset_device()
-            self.driver_features = Feature(0)
-            self._config_changed_while_suspended = False
-            for queue in self.queue_configs:
-                queue.reset()
+        finally:
+            with self._locked():
+                self.status = Status(0)
+                self.driver_features = Feature(0)
+                for queue in self.queue_configs:
+                    queue.reset()
+                self._forget()
+                self._paused = self._resetting = False
 
     def needs_reset(self, reason: str) -> None:
         """The device cannot go on (virtio 1.4, 2.1.2); says so to a driver that is there."""
         log.warning("device %d needs a reset: %s", self.device_id, reason)
-        self.refusals.append(reason)
-        tell = Status.DRIVER_OK in self.status
-        self.status |= Status.NEEDS_RESET
-        if tell:
-            self.work.post("config", self._interrupt_config)
+        with self._locked():
+            self.refusals.append(reason)
+            tell = Status.DRIVER_OK in self.status
+            self.status |= Status.NEEDS_RESET
+            if tell:
+                self.work.post("config", self._interrupt_config)
 
     # Queues.
 
@@ -284,20 +258,36 @@ class VirtioDeviceConfig:
         queue = self.queue(index)
         if queue is None:
             self.refuse(f"{what} of queue {index}, which does not exist")
-        elif queue.enabled:
-            self.refuse(f"{what} of queue {index} written while it is enabled")
+        elif queue.enabled or self._resetting:
+            self.refuse(f"{what} of queue {index} written while it is enabled or being reset")
         else:
             return queue
         return None
 
+    def queue_size(self, index: int, most: bool = False) -> int:
+        """The ring's entries as they stand, or the most there can be; 0 without such a queue.
+
+        For a split ring a power of two, whatever the device has (virtio 1.4, 4.1.4.3.1).
+        """
+        queue = self.queue(index)
+        if queue is None:
+            return 0
+        size = queue.size_max if most else queue.size
+        packed = Feature.RING_PACKED in self.driver_features
+        return size if packed else 1 << size.bit_length() - 1
+
     def set_queue_size(self, index: int, size: int) -> None:
-        """The driver chooses the ring's entries, 1 to ``size_max``."""
+        """The driver chooses the ring's entries, 1 to ``size_max``; split: a power of two."""
         with self.mutex:
             queue = self._settable(index, "size")
-            if queue is not None and 1 <= size <= queue.size_max:
+            packed = Feature.RING_PACKED in self.driver_features
+            if queue is None:
+                return
+            if 1 <= size <= queue.size_max and (packed or not size & size - 1):
                 queue.size = size
-            elif queue is not None:
-                self.refuse(f"size {size} of queue {index}; it takes 1 to {queue.size_max}")
+            else:
+                kind = "" if packed else ", a power of two"
+                self.refuse(f"size {size} of queue {index}; it takes 1 to {queue.size_max}{kind}")
 
     def set_queue_area(self, index: int, area: str, value: int) -> None:
         """The driver writes one of the addresses ``desc``, ``avail``, ``used``."""
@@ -315,33 +305,45 @@ class VirtioDeviceConfig:
 
     def enable_queue(self, index: int) -> None:
         """The driver hands a configured queue over."""
-        with self.mutex:
+        with self._locked():
             queue = self._settable(index, "enable")
             if queue is None:
                 return
             if not self.negotiated:
                 self.refuse(f"queue {index} enabled before FEATURES_OK")
                 return
+            queue.size = self.queue_size(index)
             try:
                 self.config_queue(index, queue)
             except VirtioError as error:
                 self.refuse(f"queue {index} not enabled: {error}")
                 return
             queue.enabled = True
-        if Status.DRIVER_OK in self.status:
-            self.notify(index)
+            self.wake(index)
 
     def restart_queue(self, index: int) -> None:
         """The driver resets one queue (virtio 1.4, 2.6.1); it is disabled on return."""
-        with self.mutex:
+        with self._locked():
             queue = self.queue(index)
             if queue is None or Feature.RING_RESET not in self.driver_features:
                 self.refuse(f"reset of queue {index} without RING_RESET or without such a queue")
                 return
-            self.reset_queue(index)
+            queue.enabled = False
+        # As in reset(): not with the mutex held.
+        self.reset_queue(index)
+        with self._locked():
             vector = queue.vector
             queue.reset()
             queue.vector = vector
+
+    def disable_queue(self, index: int) -> None:
+        """The driver takes a queue back, where a transport lets it (virtio 1.4, 4.2.2)."""
+        with self._locked():
+            queue = self.queue(index)
+            if queue is None or not queue.enabled:
+                return
+            queue.enabled = False
+        self.reset_queue(index)
 
     def notify(self, index: int) -> None:
         """The driver kicked queue ``index``; the device looks at it soon."""
@@ -349,11 +351,16 @@ class VirtioDeviceConfig:
         if queue is None or not queue.enabled:
             self.refuse(f"notification of queue {index}, which is not enabled")
             return
-        self.work.post(("queue", index), lambda: self._look(index))
+        self.wake(index)
+
+    def wake(self, index: int) -> None:
+        """Let the device look at queue ``index`` if it is in use, kicked or not. Any thread."""
+        if self.running and self.queue_configs[index].enabled:
+            self.work.post(("queue", index), lambda: self._look(index))
 
     def _look(self, index: int) -> None:
         with self.mutex:
-            if self.running and self.queue_configs[index].enabled:
+            if self.running and not self._paused and self.queue_configs[index].enabled:
                 self.notify_queue(index)
 
     def interrupt_queue(self, index: int) -> None:
@@ -361,11 +368,15 @@ class VirtioDeviceConfig:
 
         Not before DRIVER_OK, and never with ``mutex`` held: a driver's callback may wait for it.
         """
-        if self.running:
+        if Status.SUSPEND in self.status:
+            self._late_interrupts.add(index)
+        elif self.running:
             self.work.post(("interrupt", index), lambda: self._signal(index))
 
     def _signal(self, index: int) -> None:
-        if self.running:
+        if Status.SUSPEND in self.status:
+            self._late_interrupts.add(index)
+        elif self.running:
             self._interrupt_queue(index)
 
     # Configuration space.
@@ -379,8 +390,11 @@ class VirtioDeviceConfig:
     def write_config(self, offset: int, data: bytes) -> None:
         """What the driver writes: for the device to take or to ignore."""
         self._check_config(offset, len(data))
-        with self.mutex:
-            self.config_device(offset, data)
+        with self._locked():
+            if Status.SUSPEND in self.status:
+                self.refuse("configuration written while suspended")
+            else:
+                self.config_device(offset, data)
 
     def _check_config(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > len(self.config):
@@ -389,16 +403,20 @@ class VirtioDeviceConfig:
             )
 
     def update_config(self, offset: int, data: bytes) -> None:
-        """The device changes its configuration: generation up, driver notified."""
+        """The device changes its configuration: generation up, driver notified.
+
+        A suspended one must not: the change is made when it resumes.
+        """
         self._check_config(offset, len(data))
-        with self.mutex:
+        with self._locked():
+            if Status.SUSPEND in self.status:
+                self._late_config.append((offset, bytes(data)))
+                return
             self.config[offset : offset + len(data)] = data
             self.generation = (self.generation + 1) & 0xFFFFFFFF
-        self.interrupt_config()
+            self.interrupt_config()
 
     def interrupt_config(self) -> None:
-        """Tell the driver that the configuration changed; later, if it is suspended."""
-        if Status.SUSPEND in self.status:
-            self._config_changed_while_suspended = True
-        elif Status.DRIVER_OK in self.status:
+        """Tell the driver, if there is one, that the configuration changed."""
+        if Status.DRIVER_OK in self.status:
             self.work.post("config", self._interrupt_config)

@@ -3,6 +3,7 @@
 import os
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from functools import partial
 
 from virtring.device.config_ops import VirtioConfigOps, VqCallback
@@ -29,7 +30,7 @@ class TransportOps(VirtioConfigOps):
     def setup_vq(
         self, vdev: VirtioDevice, index: int, callback: VqCallback | None, name: str, ctx: bool
     ) -> Virtqueue:
-        """Make queue ``index`` of the device and hand it over."""
+        """Make queue ``index`` of the device; :meth:`enable_vq` hands it over later."""
 
     @abstractmethod
     def enable_vq(self, vq: Virtqueue) -> None:
@@ -62,7 +63,9 @@ class TransportOps(VirtioConfigOps):
             vq.vring_interrupt()
             return
         before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, cpus)
+        # A CPU may have gone since it was chosen: better called elsewhere than not at all.
+        with suppress(OSError):
+            os.sched_setaffinity(0, cpus)
         try:
             vq.vring_interrupt()
         finally:
@@ -74,7 +77,23 @@ class TransportOps(VirtioConfigOps):
         if self.callbacks.inside:
             raise WrongState(f"{vdev!r}: a callback of the device must not reset it")
         self.reset_device(vdev)
+        # What the device signalled before is of no use any more.
+        self.callbacks.cancel()
         self.synchronize_cbs(vdev)
+
+    def check_vqs(
+        self,
+        vdev: VirtioDevice,
+        nvqs: int,
+        callbacks: Sequence[VqCallback | None],
+        names: Sequence[str | None],
+        ctx: Sequence[bool] | None,
+    ) -> None:
+        """Can :meth:`find_vqs` be called like this now? InvalidArgument or WrongState if not."""
+        if not nvqs == len(callbacks) == len(names) or (ctx is not None and len(ctx) != nvqs):
+            raise InvalidArgument(f"{nvqs} queues need {nvqs} callbacks, names and contexts")
+        if self._vqs:
+            raise WrongState(f"{vdev!r}: its queues are set up already; del_vqs first")
 
     def find_vqs(
         self,
@@ -85,10 +104,7 @@ class TransportOps(VirtioConfigOps):
         ctx: Sequence[bool] | None = None,
         desc: object = None,
     ) -> list[Virtqueue | None]:
-        if not nvqs == len(callbacks) == len(names) or (ctx is not None and len(ctx) != nvqs):
-            raise InvalidArgument(f"{nvqs} queues need {nvqs} callbacks, names and contexts")
-        if self._vqs:
-            raise WrongState(f"{vdev!r}: its queues are set up already; del_vqs first")
+        self.check_vqs(vdev, nvqs, callbacks, names, ctx)
         found: list[Virtqueue | None] = []
         index = 0
         try:
@@ -104,6 +120,9 @@ class TransportOps(VirtioConfigOps):
                     vdev.vqs.append(vq)
                 found.append(vq)
                 index += 1
+            # Last, and all together: from here on only a reset takes them from the device.
+            for vq in self._vqs.values():
+                self.enable_vq(vq)
         except BaseException:
             self.del_vqs(vdev)
             raise
@@ -122,8 +141,7 @@ class TransportOps(VirtioConfigOps):
         self.callbacks.synchronize()
 
     def set_vq_affinity(self, vq: Virtqueue, cpu_mask: Collection[int] | None) -> None:
-        if self._vqs.get(vq.index) is not vq:
-            raise InvalidArgument(f"{vq.config.label} is not a queue of this device")
+        self._own(vq)
         if cpu_mask is None:
             self._affinity.pop(vq.index, None)
             return
@@ -133,12 +151,17 @@ class TransportOps(VirtioConfigOps):
             raise InvalidArgument(f"CPUs {sorted(cpus)}; it takes some of {sorted(allowed)}")
         self._affinity[vq.index] = cpus
 
+    def _own(self, vq: Virtqueue) -> None:
+        if self._vqs.get(vq.index) is not vq:
+            raise InvalidArgument(f"{vq.config.label} is not a queue of this device")
+
     def get_vq_affinity(self, vdev: VirtioDevice, index: int) -> frozenset[int] | None:
         if index not in self._vqs:
             raise InvalidArgument(f"{vdev!r} has no queue {index}")
         return self._affinity.get(index)
 
     def disable_vq_and_reset(self, vq: Virtqueue) -> None:
+        self._own(vq)
         if Feature.RING_RESET not in vq.features:
             raise NotSupported(f"{vq.config.label}: RING_RESET was not negotiated")
         if self.callbacks.inside:
@@ -153,6 +176,7 @@ class TransportOps(VirtioConfigOps):
         self.reset_vq(vq)
 
     def enable_vq_after_reset(self, vq: Virtqueue) -> None:
+        self._own(vq)
         if vq.index not in self._in_reset:
             raise WrongState(f"{vq.config.label}: enable_vq_after_reset without disable_...")
         self.enable_vq(vq)

@@ -157,8 +157,8 @@ class VirtioDevice:
     def cread(self, dtype: "np.dtype[Any]", field: str | None = None) -> Any:
         """The configuration (or one field) as a record of a little-endian numpy dtype.
 
-        Read again until the generation stands still, so that no half of a change is seen
-        (Linux ``virtio_cread``; virtio 1.4, 2.5.1).
+        Scalar by scalar, each by its own width, and again until the generation stands still, so
+        that no half of a change is seen (Linux ``virtio_cread``; virtio 1.4, 2.5.1 and 4.1.3.1).
         """
         offset, part = 0, dtype
         if field is not None:
@@ -167,7 +167,9 @@ class VirtioDevice:
             part, offset = dtype.fields[field][:2]
         while True:
             before = self.config.generation(self)
-            data = self.config.get(self, offset, part.itemsize)
+            data = bytearray(part.itemsize)
+            for at, size in scalars(part):
+                data[at : at + size] = self.config.get(self, offset + at, size)
             if self.config.generation(self) == before:
                 value = np.frombuffer(data, part.base, count=max(1, int(np.prod(part.shape))))
                 return value.copy() if part.shape else value[0]
@@ -177,7 +179,11 @@ class VirtioDevice:
         if dtype.fields is None or field not in dtype.fields:
             raise InvalidArgument(f"no field {field!r} in the configuration of {self.id}")
         part, offset = dtype.fields[field][:2]
-        self.config.set(self, offset, np.asarray(value, part.base).tobytes())
+        try:
+            data = np.broadcast_to(np.asarray(value, part.base), part.shape).tobytes()
+        except (OverflowError, TypeError, ValueError) as error:
+            raise InvalidArgument(f"{field} of {self.id} takes no {value!r}: {error}") from None
+        self.config.set(self, offset, data)
 
     def get_shm_region(self, id: int) -> SharedMemory | None:
         """A shared memory region (Linux ``virtio_get_shm_region``)."""
@@ -203,7 +209,7 @@ class VirtioDevice:
             self.config_enabled = True
             pending = self.config_change_pending
         if pending:
-            self.config_changed()
+            self.config.config_interrupt(self)
 
     def config_driver_disable(self) -> None:
         """The driver itself wants no changes for now (Linux ``virtio_config_driver_disable``)."""
@@ -216,4 +222,16 @@ class VirtioDevice:
             self.config_driver_disabled = False
             pending = self.config_change_pending
         if pending:
-            self.config_changed()
+            self.config.config_interrupt(self)
+
+
+def scalars(dtype: "np.dtype[Any]", offset: int = 0) -> list[tuple[int, int]]:
+    """Offset and size of every scalar in a record, in order; padding is left out."""
+    if dtype.subdtype is not None:
+        base = dtype.base
+        count = dtype.itemsize // base.itemsize
+        return [found for i in range(count) for found in scalars(base, offset + i * base.itemsize)]
+    if dtype.fields is None:
+        return [(offset, dtype.itemsize)]
+    parts = (dtype.fields[name][:2] for name in dtype.names or ())
+    return [found for part, at in parts for found in scalars(part, offset + at)]

@@ -1,6 +1,7 @@
 """Jobs that one side gives the other (kicks, interrupts), run one after another."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from threading import Condition, Lock, get_ident
 
 from virtring.errors import WrongState
@@ -16,9 +17,12 @@ class Work:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._idle = Condition(self._lock)
+        self._ended = Condition(self._lock)
+        self._waiting = 0
+        self._turn = 0
         self._jobs: dict[Hashable, Callable[[], object]] = {}
         self._runner: int | None = None
+        self._held: dict[int, int] = {}
 
     @property
     def inside(self) -> bool:
@@ -33,46 +37,86 @@ class Work:
         """
         with self._lock:
             self._jobs[key] = job
-            if self._runner is not None:
-                return
-            self._runner = get_ident()
         self._run()
 
-    def _run(self) -> None:
-        failure: Exception | None = None
+    @contextmanager
+    def later(self) -> Iterator[None]:
+        """What this thread posts meanwhile is run at the end, by it or by whoever runs jobs.
+
+        For a thread that holds a lock which jobs must not be run under.
+        """
+        me = get_ident()
+        with self._lock:
+            self._held[me] = self._held.get(me, 0) + 1
         try:
-            while (job := self._take()) is not None:
+            yield
+        finally:
+            with self._lock:
+                self._held[me] -= 1
+                if not self._held[me]:
+                    del self._held[me]
+            if self._jobs:
+                self._run()
+
+    def _run(self) -> None:
+        me = get_ident()
+        if self._runner == me or me in self._held:
+            return
+        failure: Exception | None = None
+        key: Hashable = None
+        job: Callable[[], object] | None = None
+        try:
+            while (found := self._take(me)) is not None:
+                key, job = found
                 try:
                     job()
                 except Exception as error:
                     failure = failure or error
+                job = None
         except BaseException:
-            # An interrupt from the keyboard: what waits is run with the next job posted.
+            # An interrupt from the keyboard: this job and what waits is run with the next posted.
             with self._lock:
-                self._end()
+                if job is not None:
+                    self._jobs.setdefault(key, job)
+                if self._runner == me:
+                    self._next(None)
             raise
         if failure is not None:
             raise failure
 
-    def _take(self) -> Callable[[], object] | None:
+    def _take(self, me: int) -> tuple[Hashable, Callable[[], object]] | None:
         with self._lock:
-            if not self._jobs:
-                self._end()
+            if self._runner not in (None, me):
                 return None
-            return self._jobs.pop(next(iter(self._jobs)))
+            self._next(me if self._jobs else None)
+            if not self._jobs:
+                return None
+            key = next(iter(self._jobs))
+            return key, self._jobs.pop(key)
 
-    def _end(self) -> None:
-        self._runner = None
-        self._idle.notify_all()
+    def _next(self, runner: int | None) -> None:
+        self._runner = runner
+        self._turn += 1
+        if self._waiting:
+            self._ended.notify_all()
 
-    def cancel(self, key: Hashable) -> None:
-        """Forget a job that waits."""
+    def cancel(self, *keys: Hashable) -> None:
+        """Forget jobs that wait: these, or all of them when none is named."""
         with self._lock:
-            self._jobs.pop(key, None)
+            for key in keys or tuple(self._jobs):
+                self._jobs.pop(key, None)
 
     def synchronize(self) -> None:
-        """Wait until no job runs in another thread; WrongState inside a job (it would hang)."""
+        """Wait until the job that runs now, in another thread, has ended.
+
+        WrongState inside a job: it would wait for itself.
+        """
         if self.inside:
             raise WrongState("a callback cannot wait for callbacks to end")
         with self._lock:
-            self._idle.wait_for(lambda: self._runner is None)
+            turn = self._turn
+            self._waiting += 1
+            try:
+                self._ended.wait_for(lambda: self._runner is None or self._turn != turn)
+            finally:
+                self._waiting -= 1

@@ -208,6 +208,16 @@ cdef class GuestMemory:
         finally:
             PyBuffer_Release(&view)
 
+    def discard(self, addr, length) -> int:
+        """Give the whole host pages in ``length`` bytes at ``addr`` back to the system.
+
+        They read as zeros afterwards. Gives the number of bytes given back. Raises AddressError
+        when the range is not in one entry with the right ``"w"``, and what
+        :meth:`Region.discard` raises.
+        """
+        region, offset = self.translate(addr, length, "w")
+        return region.discard(offset, length)
+
     def resolve(self, addr, length, perm="r") -> bool:
         """Ask for a translation that is missing; whether the whole range is mapped now.
 

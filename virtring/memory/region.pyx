@@ -21,6 +21,8 @@ from virtring.memory import handover
 cdef extern from "<sys/mman.h>" nogil:
     void* c_mmap "mmap"(void* addr, size_t length, int prot, int flags, int fd, long long offset)
     int c_munmap "munmap"(void* addr, size_t length)
+    int c_madvise "madvise"(void* addr, size_t length, int advice)
+    int MADV_DONTNEED, MADV_REMOVE
     void* MAP_FAILED
 
 cdef extern from "<sys/vfs.h>" nogil:
@@ -231,6 +233,45 @@ cdef class Region:
                 f"a region of kind {self.kind!r} has no file descriptor and cannot be {verb};"
                 " use Region.memfd"
             )
+
+    # -- giving pages back ---------------------------------------------------------------------
+
+    def discard(self, offset, length) -> int:
+        """Give the whole host pages in ``length`` bytes at ``offset`` back to the system.
+
+        They read as zeros afterwards, for everyone who maps them. Gives the number of bytes given
+        back: what shares a page with a neighbour stays as it was. Memory from
+        :meth:`from_buffer` must be private or shared memory, not a private mapping of a file.
+
+        Raises InvalidArgument for a range outside the region, NotSupported for a read-only region
+        and where the kernel cannot do it (file systems without holes, locked pages), QueueClosed.
+        """
+        cdef size_t page, start, end
+        cdef int code
+        self._check_open()
+        first, count = _count(offset, "offset", 0), _count(length, "length", 1)
+        if first + count > self.size:
+            raise InvalidArgument(
+                f"{count} bytes at offset {first:#x} of a region of {self.size:#x} bytes"
+            )
+        if not self.writable:
+            # Newer kernels would make the hole all the same, the file being open for writing.
+            raise NotSupported(f"pages of {self!r} cannot be given back: it is read-only")
+        page = (_page_of(self.fd) if self.fd >= 0 else 0) or <size_t>PAGE
+        start = <size_t>self.base + <size_t>first
+        end = (start + <size_t>count) // page * page
+        start = (start + page - 1) // page * page
+        if start >= end:
+            return 0
+        # Shared pages have a file behind them, in which a hole is made; private ones have none
+        # (EINVAL), and dropping them is enough.
+        if c_madvise(<void*>start, end - start, MADV_REMOVE):
+            code = c_errno
+            if code == errno.EINVAL and self.kind == "buffer":
+                code = c_errno if c_madvise(<void*>start, end - start, MADV_DONTNEED) else 0
+            if code:
+                raise NotSupported(f"pages of {self!r} cannot be given back: {os.strerror(code)}")
+        return end - start
 
     # -- its life ------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ class LoopbackOps(TransportOps):
             self.core.notify(index)
             return True
 
-        vq = vring_create_virtqueue(
+        return vring_create_virtqueue(
             index,
             queue.size_max,
             64,
@@ -76,12 +76,6 @@ class LoopbackOps(TransportOps):
             callback=callback,
             name=name,
         )
-        try:
-            self.enable_vq(vq)
-        except BaseException:
-            vq.close()
-            raise
-        return vq
 
     def enable_vq(self, vq: Virtqueue) -> None:
         core, index = self.core, vq.index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import random
 from collections.abc import Iterator
@@ -320,6 +321,41 @@ class Simple(BlkDriver):
 
     def validate(self) -> None:
         self.vdev.features = Feature(int(self.vdev.features) & ~self.driver_features())
+
+
+def dirty_pages(path: Path) -> int | None:
+    """Pages of the file that are in the cache only (Linux cachestat, 6.5); None: cannot be told."""
+    libc = ctypes.CDLL(None)
+    whole = (ctypes.c_uint64 * 2)(0, path.stat().st_size)
+    found = (ctypes.c_uint64 * 5)()
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return int(found[1]) if libc.syscall(451, fd, whole, found, 0) == 0 else None
+    finally:
+        os.close(fd)
+
+
+def test_what_is_on_the_disk(image: Path) -> None:
+    """After a flush, and after each write without the cache, no dirty page is left."""
+    with open(image, "rb") as file:
+        os.fsync(file.fileno())
+    if dirty_pages(image) != 0:
+        pytest.skip("this kernel or file system does not tell which pages are dirty")
+    device = Blk(image)
+    with bound(device, BlkDriver) as driver:
+        driver.write(0, bytes(4096))
+        assert dirty_pages(image)
+        driver.flush()
+        assert dirty_pages(image) == 0
+        driver.writeback = False
+        driver.write(8, bytes(4096))
+        assert dirty_pages(image) == 0
+        driver.write_zeroes(16, 1)
+        assert dirty_pages(image) == 0
+    with bound(device, Uncached) as driver:
+        driver.write(0, bytes(4096))
+        assert dirty_pages(image) == 0
+    device.close()
 
 
 def test_cache(image: Path) -> None:

@@ -77,6 +77,14 @@ class FeaturesRejected(VirtioError):
     """The device did not accept the features that the driver chose (Linux: ``-ENODEV``)."""
 
 
+class RequestFailed(VirtioError, OSError):
+    """The device carried a request out and answered that it failed; ``status`` is its answer."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class WaitTimeout(VirtioError, TimeoutError):
     """The time given to a wait ran out."""
 

@@ -1,6 +1,7 @@
 """The base of every device: queues, configuration and notifications over any transport."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -172,6 +173,10 @@ class Device:
         shared = SharedMemory(id, addr, length, region, offset)
         self.core.shared_memory[id] = shared
         return shared
+
+    def locked(self) -> AbstractContextManager[None]:
+        """``with self.locked():`` no queue is looked at, in no thread. ``handle_queue`` has it."""
+        return self.core.locked()
 
     def wake(self, index: int) -> None:
         """Have :meth:`handle_queue` called for queue ``index``, as if the driver had kicked.

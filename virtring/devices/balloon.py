@@ -174,9 +174,7 @@ class Balloon(Device):
             self._stats_chain = chain
             data = chain.read(PIECE)
             entries = np.frombuffer(data, BALLOON_STAT, len(data) // BALLOON_STAT.itemsize)
-            self.stats = {
-                int(tag): int(value) for tag, value in entries.tolist() if tag in STATS
-            }
+            self.stats = {int(tag): int(value) for tag, value in entries.tolist() if tag in STATS}
             if self.on_stats is not None:
                 self.on_stats(self.stats)
         if self._stats_asked and self._stats_chain is not None:

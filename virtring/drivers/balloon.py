@@ -34,6 +34,8 @@ from virtring.spec.status import Status
 PAGE = 1 << BALLOON_PFN_SHIFT
 #: Pages told of in one request (Linux VIRTIO_BALLOON_ARRAY_PFNS_MAX).
 PFNS_MAX = 256
+#: Statistics in one buffer, which is as long as the one for page numbers.
+STATS_MAX = PFNS_MAX * BALLOON_PFN.itemsize // BALLOON_STAT.itemsize
 #: Stretches of free memory in one report (Linux PAGE_REPORTING_CAPACITY), and their most bytes.
 REPORT_MAX = 32
 REPORT_BYTES = 1 << 30
@@ -240,9 +242,10 @@ class BalloonDriver(VirtioDriver):
             data = np.array([(int(tag), value) for tag, value in values.items()], BALLOON_STAT)
         except (OverflowError, TypeError, ValueError) as error:
             raise InvalidArgument(f"statistics {values!r}: {error}") from None
-        # There are no empty buffers; what is not known at all is told as nothing free.
-        self._stats_buffer.len = max(data.nbytes, BALLOON_STAT.itemsize)
-        self._stats_buffer.view[: data.nbytes] = data.tobytes()
+        if not 1 <= len(data) <= STATS_MAX:
+            raise InvalidArgument(f"{len(data)} statistics; it takes 1 to {STATS_MAX}")
+        self._stats_buffer.len = data.nbytes
+        self._stats_buffer.view[:] = data.tobytes()
 
     def _add_stats(self, vq: Virtqueue) -> bool:
         vq.add_outbuf(self._stats_buffer)

@@ -13,7 +13,7 @@ from virtring.spec.ids import DeviceID
 class RngDriver(VirtioDriver):
     """Random bytes from the device: :meth:`read`, from any thread.
 
-    One buffer goes back and forth; bytes that come too late for one reader are the next one's.
+    One buffer goes back and forth; bytes that one reader does not want are the next one's.
     """
 
     name = "rng"
@@ -37,7 +37,7 @@ class RngDriver(VirtioDriver):
     def _input_done(self, vq: Virtqueue) -> None:
         with self._done:
             if self._buffer is not None and (got := vq.get_buf()) is not None:
-                self._ready += self._buffer.view[: got[1]]
+                self._ready += memoryview(self._buffer)[: got[1]]
                 self._in_flight = False
                 self._done.notify_all()
 
@@ -63,7 +63,6 @@ class RngDriver(VirtioDriver):
                 if self._in_flight:
                     self._done.wait(left)
                     continue
-                self._buffer.len = min(size - len(out), self.BUFFER)
                 self.vq.add_inbuf(self._buffer)
                 self._in_flight = True
                 kick = self.vq.kick_prepare()

@@ -1,11 +1,7 @@
 """The base of every device: queues, configuration and notifications over any transport."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-<<<<<<< HEAD
 from contextlib import AbstractContextManager, suppress
-=======
-from contextlib import AbstractContextManager
->>>>>>> net
 from functools import partial
 from typing import Any, ClassVar
 

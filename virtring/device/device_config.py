@@ -96,8 +96,8 @@ class VirtioDeviceConfig(DeviceFeatures):
         self._late_interrupts: set[int] = set()
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """The mutex, and no job in this thread before it is free again.
+    def locked(self) -> Iterator[None]:
+        """The mutex; jobs that this thread posts meanwhile are run when it is free again.
 
         A driver's callback may wait for a thread that waits for the mutex.
         """
@@ -133,7 +133,7 @@ class VirtioDeviceConfig(DeviceFeatures):
         if value == 0:
             self.reset()
             return
-        with self._locked():
+        with self.locked():
             suspend = self._take_status(value)
         if suspend:
             self._suspend()
@@ -179,9 +179,18 @@ class VirtioDeviceConfig(DeviceFeatures):
         for index in range(self.num_queues):
             self.wake(index)
 
+    def begin(self, features: int) -> None:
+        """DRIVER_OK by a transport that does the handshake elsewhere, such as vhost-user."""
+        with self._locked():
+            self.driver_features = Feature(features)
+            self.status |= (
+                Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
+            )
+            self.ready_device(self.driver_features)
+
     def _suspend(self) -> None:
         # In the order of the standard: take no more, finish what is in hand, tell the driver.
-        with self._locked():
+        with self.locked():
             if Feature.SUSPEND not in self.driver_features or not self.running:
                 self.refuse("SUSPEND without the feature or before DRIVER_OK")
                 return
@@ -191,7 +200,7 @@ class VirtioDeviceConfig(DeviceFeatures):
         except BaseException:
             self._paused = False
             raise
-        with self._locked():
+        with self.locked():
             self.status = (self.status | Status.SUSPEND) & ~Status.DRIVER_OK
 
     def _resume(self, wanted: Status) -> None:
@@ -212,14 +221,14 @@ class VirtioDeviceConfig(DeviceFeatures):
 
     def reset(self) -> None:
         """Everything as after power on; the device has let go of all buffers on return."""
-        with self._locked():
+        with self.locked():
             # Waited for a look that was going on; there will be no other.
             self._paused = self._resetting = True
         try:
             # Without the mutex: a thread that the device waits for here may need it to end.
             self.reset_device()
         finally:
-            with self._locked():
+            with self.locked():
                 self.status = Status(0)
                 self.driver_features = Feature(0)
                 for queue in self.queue_configs:
@@ -230,7 +239,7 @@ class VirtioDeviceConfig(DeviceFeatures):
     def needs_reset(self, reason: str) -> None:
         """The device cannot go on (virtio 1.4, 2.1.2); says so to a driver that is there."""
         log.warning("device %d needs a reset: %s", self.device_id, reason)
-        with self._locked():
+        with self.locked():
             self.refusals.append(reason)
             tell = Status.DRIVER_OK in self.status
             self.status |= Status.NEEDS_RESET
@@ -296,7 +305,7 @@ class VirtioDeviceConfig(DeviceFeatures):
 
     def enable_queue(self, index: int) -> None:
         """The driver hands a configured queue over."""
-        with self._locked():
+        with self.locked():
             queue = self._settable(index, "enable")
             if queue is None:
                 return
@@ -314,7 +323,7 @@ class VirtioDeviceConfig(DeviceFeatures):
 
     def restart_queue(self, index: int) -> None:
         """The driver resets one queue (virtio 1.4, 2.6.1); it is disabled on return."""
-        with self._locked():
+        with self.locked():
             queue = self.queue(index)
             if queue is None or Feature.RING_RESET not in self.driver_features:
                 self.refuse(f"reset of queue {index} without RING_RESET or without such a queue")
@@ -322,14 +331,14 @@ class VirtioDeviceConfig(DeviceFeatures):
             queue.enabled = False
         # As in reset(): not with the mutex held.
         self.reset_queue(index)
-        with self._locked():
+        with self.locked():
             vector = queue.vector
             queue.reset()
             queue.vector = vector
 
     def disable_queue(self, index: int) -> None:
         """The driver takes a queue back, where a transport lets it (virtio 1.4, 4.2.2)."""
-        with self._locked():
+        with self.locked():
             queue = self.queue(index)
             if queue is None or not queue.enabled:
                 return
@@ -381,7 +390,7 @@ class VirtioDeviceConfig(DeviceFeatures):
     def write_config(self, offset: int, data: bytes) -> None:
         """What the driver writes: for the device to take or to ignore."""
         self._check_config(offset, len(data))
-        with self._locked():
+        with self.locked():
             if Status.SUSPEND in self.status:
                 self.refuse("configuration written while suspended")
             else:
@@ -399,7 +408,7 @@ class VirtioDeviceConfig(DeviceFeatures):
         A suspended one must not: the change is made when it resumes.
         """
         self._check_config(offset, len(data))
-        with self._locked():
+        with self.locked():
             if Status.SUSPEND in self.status:
                 self._late_config.append((offset, bytes(data)))
                 return

@@ -198,7 +198,7 @@ class PciDevice:
         if offset % 4 or not 0 <= offset <= CONFIG_SIZE - 4:
             raise InvalidArgument(f"configuration word at {offset:#x}: it takes a multiple of 4")
         word = int.from_bytes(self.config[offset : offset + 4], "little")
-        if offset == PciReg.COMMAND and self.interrupt_pending:
+        if offset == PciReg.COMMAND and self.interrupt_pending and not self._msix_enabled:
             word |= int(PciStatus.INTERRUPT) << 16
         return word
 
@@ -285,9 +285,13 @@ class PciDevice:
         return PciCommand(int.from_bytes(self.config[4:6], "little"))
 
     @property
+    def _msix_enabled(self) -> bool:
+        return self.msix is not None and self.msix.enabled
+
+    @property
     def intx_level(self) -> bool:
         """Is the INTx pin up? Not with MSI-X or INTX_DISABLE."""
-        if self.msix is not None and self.msix.enabled:
+        if self._msix_enabled:
             return False
         return self.interrupt_pending and PciCommand.INTX_DISABLE not in self.command
 

@@ -17,6 +17,10 @@ class AddressError(InvalidArgument):
     """A buffer or address range does not lie inside the guest memory, or not with these rights."""
 
 
+class MessageTooLong(InvalidArgument):
+    """A message has more bytes than a buffer of the other side takes (Linux: ``-EMSGSIZE``)."""
+
+
 class NotSupported(VirtioError):
     """The operation needs a feature or a transport operation that is not there."""
 
@@ -71,6 +75,14 @@ class WrongState(VirtioError):
 
 class FeaturesRejected(VirtioError):
     """The device did not accept the features that the driver chose (Linux: ``-ENODEV``)."""
+
+
+class RequestFailed(VirtioError, OSError):
+    """The device carried a request out and answered that it failed; ``status`` is its answer."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class WaitTimeout(VirtioError, TimeoutError):

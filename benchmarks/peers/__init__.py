@@ -1,30 +1,46 @@
 """What virtring is measured against: other people's queues, built and run on this machine.
 
 ``python -m benchmarks.peers`` fetches and builds them in a cache outside the repository (see
-:mod:`benchmarks.peers.cache`) and prints what each costs. One module is one peer; all follow
-:class:`benchmarks.peers.peer.Peer`.
+:mod:`benchmarks.peers.cache`), runs them and virtring in turns, and prints both beside the target.
+One module is one peer; all follow :class:`benchmarks.peers.peer.Peer`.
 """
 
 from collections.abc import Sequence
 
+from benchmarks.peers.compare import Comparison, channel_comparisons, ring_comparisons
 from benchmarks.peers.linux_ring import LinuxRing
 from benchmarks.peers.linux_vringh import LinuxVringh
+from benchmarks.peers.ours import Virtring, VirtringCython
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.ringtest import PROGRAMS, Ringtest
 from benchmarks.peers.rust_vmm import RELEASES, RustVmm
 
 
-def ring_engines() -> dict[str, Sequence[Peer]]:
-    """Every peer of the ring engine by what it can be compared on; none of them is built yet.
+def ring_engines() -> list[Peer]:
+    """virtring and every peer of the ring engine; none of them is built yet."""
+    return [
+        Virtring(),
+        VirtringCython(),
+        LinuxRing(),
+        LinuxVringh(),
+        *(RustVmm(release) for release in RELEASES),
+        *(Ringtest(program) for program in PROGRAMS),
+    ]
 
-    Peers of one group are run in turns, close together in time: on a shared machine only figures
-    of the same moment can be compared.
+
+def channels() -> dict[str, Sequence[Peer]]:
+    """Groups of peers that all do one and the same, such as carrying messages, by their question.
+
+    The one of a group whose name begins with ``virtring`` is compared with the others.
     """
-    return {
-        "driver side, one thread": (LinuxRing(),),
-        "device side, one thread": (
-            LinuxVringh(),
-            *(RustVmm(release) for release in RELEASES),
-        ),
-        "both sides, two cores": tuple(Ringtest(program) for program in PROGRAMS),
-    }
+    return {}
+
+
+def engines() -> list[Peer]:
+    """All peers."""
+    return [*ring_engines(), *(peer for group in channels().values() for peer in group)]
+
+
+def comparisons() -> dict[str, list[Comparison]]:
+    """All comparisons, by the question that they answer."""
+    return {**ring_comparisons(), **channel_comparisons(channels())}

@@ -1,65 +1,74 @@
-"""``python -m benchmarks.peers``: build the peers, run them in turns, print what each costs."""
+"""Build the peers, run them and virtring in turns, print both beside the target."""
 
 import argparse
 import json
-import platform
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.peers import ring_engines
+from benchmarks.peers import comparisons, engines
 from benchmarks.peers.cache import Cache, PeerMissing
-from benchmarks.peers.peer import Peer, Record, Work, merge
-from benchmarks.peers.ringtest import LEAST_BUFFERS
+from benchmarks.peers.compare import Comparison, Outcome
+from benchmarks.peers.ours import PYTHON
+from benchmarks.peers.peer import Case, Peer, Record, Work, merge
+from benchmarks.peers.plot import draw
+from benchmarks.peers.report import Results, figures, markdown, replace_between, text, versions
+
+#: Turns, rounds a turn.
+FULL, QUICK = (5, 4), (2, 2)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command. Returns 0, or 1 if no peer could be measured."""
+    """Run the command. Returns 0, or 1 if virtring failed or nothing could be measured."""
     options = _parser().parse_args(words)
     cache = Cache.default() if options.cache is None else Cache(options.cache.absolute())
-    chosen = Work()
+    turns, rounds = QUICK if options.quick else FULL
     work = Work(
-        rounds=options.rounds,
+        rounds=options.rounds or rounds,
         buffers=options.buffers,
-        cpus=chosen.cpus if options.cpus is None else options.cpus,
-        only=tuple(options.only) or chosen.only,
+        cpus=options.cpus or Work().cpus,
+        only=tuple(options.only) or ("*",),
     )
-    groups = {
-        title: [peer for peer in peers if any(work.wants(case) for case in peer.cases())]
-        for title, peers in ring_engines().items()
-    }
-    peers = [peer for group in groups.values() for peer in group]
-    missing = _build(peers, cache)
+    chosen = _chosen(work, options.quick)
+    cases = _cases(chosen)
+    if options.all:
+        cases += [case for peer in engines() for case in peer.cases() if work.wants(case)]
+        cases = list(dict.fromkeys(cases))
+    wanted = {case.peer for case in cases}
+    peers = [peer for peer in engines() if peer.name in wanted]
+    results = Results(peers, work, options.turns or turns, _build(peers, cache))
     if options.build_only:
-        for peer in peers:
-            print(f"{peer.name}: {missing.get(peer.name) or f'built, version {peer.version}'}")
-        return int(len(missing) == len(peers))
-    records = {
-        title: _take_turns(group, missing, work, options.turns) for title, group in groups.items()
-    }
-    if options.json:
-        _print_json(peers, missing, records)
-    else:
-        _print_tables(peers, missing, records, replace(work, rounds=options.turns * options.rounds))
-    return int(not any(records.values()))
+        print("\n".join(versions(results)))
+        return int(len(results.missing) == len(peers))
+    _take_turns(cases, results)
+    _compare(chosen, results)
+    _write(options, results)
+    return int(PYTHON in results.missing or not results.records)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("--turns", type=_positive, default=5, help="turns of every peer")
-    parser.add_argument("--rounds", type=_positive, default=4, help="rounds of a case in a turn")
+    parser.add_argument("--quick", action="store_true", help="what has a target, in a minute")
+    parser.add_argument("--turns", type=_positive, help="turns of every case")
+    parser.add_argument("--rounds", type=_positive, help="rounds of a case in a turn")
     parser.add_argument("--buffers", type=_positive, default=20_000, help="buffers a round")
     parser.add_argument(
         "--only",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="cases to run, such as 'linux-ring/packed-*'; may be repeated",
+        help="comparisons with such a case, as 'linux-ring/packed-*'; may be repeated",
     )
+    parser.add_argument("--all", action="store_true", help="also the cases that are not compared")
     parser.add_argument("--cpus", type=_cpus, metavar="A,B", help="the two cores to pin to")
     parser.add_argument("--cache", type=Path, help="instead of $VIRTRING_PEERS_CACHE")
-    parser.add_argument("--json", action="store_true", help="one line of JSON a case")
+    parser.add_argument("--json", metavar="PATH", help="everything as JSON; - prints only that")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="a picture (matplotlib)")
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE.md", help="renew the table between the marks of a file"
+    )
     parser.add_argument("--build-only", action="store_true", help="build what is missing and stop")
     return parser
 
@@ -76,6 +85,24 @@ def _cpus(text: str) -> tuple[int, int]:
     return first, second
 
 
+def _chosen(work: Work, quick: bool) -> dict[str, list[Comparison]]:
+    return {
+        title: [
+            one
+            for one in group
+            if (work.wants(one.ours) or work.wants(one.peer))
+            and (one.at_most is not None or not quick)
+        ]
+        for title, group in comparisons().items()
+    }
+
+
+def _cases(chosen: dict[str, list[Comparison]]) -> list[Case]:
+    """Each case once, the two of a comparison close together."""
+    every = (case for group in chosen.values() for one in group for case in (one.ours, one.peer))
+    return list(dict.fromkeys(every))
+
+
 def _build(peers: Sequence[Peer], cache: Cache) -> dict[str, str]:
     """Build all of them; returns the reason for each one that is missing."""
     missing = {}
@@ -88,90 +115,57 @@ def _build(peers: Sequence[Peer], cache: Cache) -> dict[str, str]:
     return missing
 
 
-def _take_turns(
-    peers: Sequence[Peer], missing: dict[str, str], work: Work, turns: int
-) -> list[Record]:
-    """One turn for every peer, again and again. A peer that fails is added to ``missing``."""
+def _take_turns(cases: Sequence[Case], results: Results) -> None:
+    """One turn for every case, again and again. A peer that fails is added to ``missing``.
+
+    Figures of one moment can be compared on a shared machine; hence not one peer after another.
+    """
+    peers = {peer.name: peer for peer in results.peers}
     records: list[Record] = []
-    for turn in range(turns):
-        for peer in peers:
-            if peer.name in missing:
+    for turn in range(results.turns):
+        print(f"turn {turn + 1} of {results.turns}: {len(cases)} cases", file=sys.stderr)
+        for case in cases:
+            if case.peer in results.missing:
                 continue
-            print(f"turn {turn + 1} of {turns}: {peer.name}", file=sys.stderr)
             try:
-                records += peer.run(work)
+                records += peers[case.peer].run(replace(results.work, only=(case.key,)))
             except PeerMissing as reason:
-                missing[peer.name] = str(reason)
-    return [record for record in merge(records) if record.case.peer not in missing]
+                results.missing[case.peer] = str(reason)
+    results.records = [r for r in merge(records) if r.case.peer not in results.missing]
 
 
-def _print_json(
-    peers: Sequence[Peer], missing: dict[str, str], records: dict[str, list[Record]]
-) -> None:
-    for group in records.values():
-        for record in group:
-            print(json.dumps(record.as_dict()))
-    for peer in peers:
-        if peer.name in missing:
-            print(json.dumps({"peer": peer.name, "missing": missing[peer.name]}))
+def _compare(chosen: dict[str, list[Comparison]], results: Results) -> None:
+    found = {record.case: record for record in results.records}
+    results.outcomes = {
+        title: [
+            Outcome(one, found[one.ours], found[one.peer], results.turns)
+            for one in group
+            if one.ours in found and one.peer in found
+        ]
+        for title, group in chosen.items()
+    }
 
 
-_HEADS = (
-    "peer",
-    "ring",
-    "size",
-    "case",
-    "descr",
-    "table",
-    "batch",
-    "median",
-    "best",
-    "worst",
-    "lost",
-)
-_WORDS = ("peer", "ring", "case", "table")
-
-
-def _row(record: Record) -> tuple[str, ...]:
-    case = record.case
-    return (
-        *(case.peer, case.ring, str(case.ring_size), case.name, str(case.descriptors)),
-        *("indirect" if case.indirect else "", str(case.batch)),
-        *(f"{ns:.1f}" for ns in (record.median, record.best, record.worst)),
-        str(record.preempted),
-    )
-
-
-def _print_tables(
-    peers: Sequence[Peer], missing: dict[str, str], records: dict[str, list[Record]], work: Work
-) -> None:
-    one, two = work.cpus
-    print(
-        f"Nanoseconds a buffer on {platform.machine()}: {work.rounds} rounds of {work.buffers} "
-        f"buffers, fewer of several descriptors, at least {LEAST_BUFFERS} on two cores.\n"
-        f"In turns; one thread on core {two}, two on {one} and {two}. "
-        "lost: rounds that never had their core to themselves."
-    )
-    rows = {title: [_row(record) for record in group] for title, group in records.items()}
-    every = [_HEADS, *(row for group in rows.values() for row in group)]
-    widths = [max(len(row[column]) for row in every) for column in range(len(_HEADS))]
-    for title, group in rows.items():
-        if group:
-            print(f"\n{title}")
-            for row in (_HEADS, *group):
-                print(_line(row, widths))
-    print()
-    for peer in peers:
-        reason = missing.get(peer.name)
-        print(f"{peer.name}: " + (f"MISSING: {reason}" if reason else f"version {peer.version}"))
-
-
-def _line(row: tuple[str, ...], widths: Sequence[int]) -> str:
-    cells = (
-        cell.ljust(width) if head in _WORDS else cell.rjust(width)
-        for head, cell, width in zip(_HEADS, row, widths, strict=True)
-    )
-    return "  ".join(cells)
+def _write(options: argparse.Namespace, results: Results) -> None:
+    everything = json.dumps(results.as_dict(), indent=1)
+    if options.json == "-":
+        print(everything)
+    else:
+        print(text(results))
+        if options.all:
+            print(f"\n{figures(results)}")
+        if options.json:
+            Path(options.json).write_text(everything + "\n")
+    if options.plot:
+        try:
+            draw(results, options.plot)
+        except PeerMissing as reason:
+            print(reason, file=sys.stderr)
+            options.plot = None
+    if options.readme:
+        beside = options.readme.absolute().parent
+        plot = os.path.relpath(options.plot.absolute(), beside) if options.plot else None
+        replace_between(options.readme, markdown(results, plot))
 
 
 if __name__ == "__main__":

@@ -159,7 +159,12 @@ def run_harness(program: Path | None, case: Case, arguments: Sequence[str]) -> R
     """
     if program is None:
         raise PeerMissing(f"{case.peer} was not built")
-    line = json.loads(command([program, *arguments], program.parent))
+    return read_report(case, command([program, *arguments], program.parent))
+
+
+def read_report(case: Case, text: str) -> Record:
+    """The JSON line of a harness; :exc:`PeerMissing` if it timed something else than ``case``."""
+    line = json.loads(text)
     ran = Case(
         peer=case.peer,
         ring=line["ring"],

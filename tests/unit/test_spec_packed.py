@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from virtring import Feature, NoSpace
+from virtring.spec.dtypes import VRING_PACKED_DESC
 
-from ._rings import AVAIL, NEXT, USED, WRITE, Ring
+from ._rings import AVAIL, INDIRECT, NEXT, USED, WRITE, Ring
 
 NUMS = pytest.mark.parametrize("num", [1, 4, 5])
 
@@ -127,3 +129,46 @@ def test_a_list_is_seen_in_the_order_of_the_ring() -> None:
     chain.return_()
     data = [bytes(ring.memory.read(addr + 8 * k, k + 1)) for k in (2, 3, 4)]
     assert data == [b"abc", b"defg", b"hijkl"]
+
+
+@pytest.mark.parametrize("event", [Feature(0), Feature.EVENT_IDX], ids=["flags", "event"])
+def test_event_flags(event: Feature) -> None:
+    """2.8.10, 2.8.14: no reserved bit, and DESC (2) only with EVENT_IDX."""
+    ring = Ring("packed", 4, event, callback=lambda vq: None)
+    buf = ring.buf()
+    seen: tuple[set[int], set[int]] = (set(), set())
+    for i in range(6):
+        for step in (
+            ring.vq.disable_cb,
+            ring.dq.disable_notify,
+            ring.vq.enable_cb,
+            ring.dq.enable_notify,
+            lambda i=i: ring.vq.add_outbuf(buf, i),  # type: ignore[misc]
+            ring.vq.disable_cb,
+            ring.vq.enable_cb_delayed,
+            ring.serve,
+            ring.dq.signal,
+            ring.vq.get_buf,
+        ):
+            step()
+            for flags, side in zip(seen, (ring.raw.driver, ring.raw.device), strict=True):
+                flags.add(int(side["flags"]))
+    # A new ring has 0, always tell; here the driver side has changed it before the first look.
+    assert seen == (({1, 2}, {0, 1, 2}) if event else ({0, 1}, {0, 1}))
+
+
+def test_a_table_has_no_flag_but_write() -> None:
+    """2.8.7: the device ignores the others, and the id."""
+    ring = Ring("packed", 4, Feature.INDIRECT_DESC)
+    addr = ring.addr(ring.buf(64))
+    table = np.zeros(4, VRING_PACKED_DESC)
+    for k, flags in enumerate((0, NEXT | USED, AVAIL | WRITE, AVAIL | USED | NEXT | WRITE)):
+        table[k] = (addr + 8 * k, 8, 0xFFF0 + k, flags)
+    where = ring.memory.alloc(table.nbytes)
+    ring.memory.write(where, table.tobytes())
+    ring.raw.desc[0] = (where, table.nbytes, 2, AVAIL | INDIRECT | WRITE)
+    chain = ring.dq.next_chain()
+    assert chain.id == 2
+    assert [(d.addr, d.len, d.writable) for d in chain] == [
+        (addr + 8 * k, 8, k > 1) for k in range(4)
+    ]

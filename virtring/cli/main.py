@@ -9,6 +9,7 @@ import click
 from virtring._version import __version__
 from virtring.cli.bench import bench
 from virtring.cli.failure import Failed, one_line
+from virtring.cli.rpmsg import rpmsg
 from virtring.cli.transfer import transfer
 from virtring.errors import VirtioError
 
@@ -44,11 +45,13 @@ def cli() -> None:
     \b
     Examples:
       virtring bench                        how fast are the rings here?
+      virtring rpmsg                        messages to another process and back
       virtring transfer big.img copy.img    a file through a ring, between two processes
     """
 
 
 cli.add_command(bench)
+cli.add_command(rpmsg)
 cli.add_command(transfer)
 
 

@@ -1,7 +1,8 @@
 """The base of every device: queues, configuration and notifications over any transport."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -136,6 +137,19 @@ class Device:
             if queue.enable_notify():
                 return
 
+    def defer(self, key: Hashable, job: Callable[[], object]) -> None:
+        """Run ``job`` when no other work of this device runs: how threads hand back results.
+
+        A queue belongs to one thread at a time; jobs and ``handle_queue`` never run side by side.
+        ``key`` stands for at most one waiting job.
+        """
+
+        def alone() -> None:
+            with self.core.mutex:
+                job()
+
+        self.core.work.post(key, alone)
+
     def has(self, feature: int) -> bool:
         """Was this bit negotiated?"""
         return bool(int(self.features) & int(feature))
@@ -232,6 +246,18 @@ class Device:
         position = queue.position
         queue.close()
         return position
+
+    def memory_changed(self) -> None:
+        """Regions were added or taken away: let go of what is not there any more, now."""
+        for queue in self.queues:
+            if queue is not None:
+                with suppress(QueueBroken):
+                    # Any look at a ring begins with the map as it is.
+                    queue.more_available  # noqa: B018
+
+    def kick(self, index: int) -> None:
+        """Let the device look at queue ``index`` soon, whatever the registers say of it."""
+        self.defer(("queue", index), partial(self.run_queue, index))
 
     def run_queue(self, index: int) -> None:
         """Let the device look at queue ``index`` and tell the driver what it used."""

@@ -179,6 +179,15 @@ class VirtioDeviceConfig(DeviceFeatures):
         for index in range(self.num_queues):
             self.wake(index)
 
+    def begin(self, features: int) -> None:
+        """DRIVER_OK by a transport that does the handshake elsewhere, such as vhost-user."""
+        with self._locked():
+            self.driver_features = Feature(features)
+            self.status |= (
+                Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
+            )
+            self.ready_device(self.driver_features)
+
     def _suspend(self) -> None:
         # In the order of the standard: take no more, finish what is in hand, tell the driver.
         with self.locked():

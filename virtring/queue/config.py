@@ -1,6 +1,7 @@
 """Where a ring's parts lie: the layouts of both rings, and the description both sides share."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Self
 
 from virtring.errors import InvalidArgument
@@ -93,6 +94,22 @@ class QueueConfig:
                 raise InvalidArgument(f"{area} address {addr!r} is not a guest address")
             if addr % align:
                 raise InvalidArgument(f"{area} address {addr:#x} is not a multiple of {align}")
+        self._check_apart()
+
+    def _check_apart(self) -> None:
+        """Areas that overlap would let one side's writes change what the other side owns."""
+        lengths = {
+            "desc": desc_bytes(self.size),
+            "avail": avail_bytes(self.size, self.packed),
+            "used": used_bytes(self.size, self.packed),
+        }
+        areas = sorted((getattr(self, area), area) for area in lengths)
+        for (addr, area), (following, other) in pairwise(areas):
+            if addr + lengths[area] > following:
+                raise InvalidArgument(
+                    f"the {area} area ({lengths[area]} bytes at {addr:#x}) overlaps the {other}"
+                    f" area at {following:#x}"
+                )
 
     @property
     def packed(self) -> bool:

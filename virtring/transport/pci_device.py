@@ -320,15 +320,14 @@ class PciDevice:
         if touched.start < PciReg.CARDBUS_CIS and touched.stop > PciReg.BAR0:
             self.setup_bar_traps()
         command = touched.start < PciReg.STATUS and touched.stop > PciReg.COMMAND
-        control = self._msix_cap + MsixReg.CONTROL
-        if self.msix is not None and (
-            command or (touched.start < control + 2 and touched.stop > control)
-        ):
-            value = int.from_bytes(self.config[control : control + 2], "little")
-            self.msix.set_control(value, PciCommand.MASTER in self.command)
-            self.intx()
+        at = self._msix_cap + MsixReg.CONTROL
+        control = at > MsixReg.CONTROL and touched.start < at + 2 and touched.stop > at
         if command:
             self.setup_bar_traps()
+        if self.msix is not None and (command or control):
+            value = int.from_bytes(self.config[at : at + 2], "little")
+            self.msix.set_control(value, PciCommand.MASTER in self.command)
+        if command or control:
             self.intx()
         self.config_written(touched)
 

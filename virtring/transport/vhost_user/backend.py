@@ -1,0 +1,380 @@
+"""The vhost-user back end: one front end's session with one device (QEMU vhost-user.rst)."""
+
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable
+
+from virtring.device import Device
+from virtring.errors import InvalidArgument, VirtioError
+from virtring.queue import QueueConfig
+from virtring.spec.features import Feature
+from virtring.spec.status import Status
+from virtring.transport.unix import ProtocolError, close_fds
+from virtring.transport.vhost_user.connection import Connection
+from virtring.transport.vhost_user.memory import MAX_SLOTS, FrontEndMemory, Slot
+from virtring.transport.vhost_user.message import (
+    CONFIG,
+    F_PROTOCOL_FEATURES,
+    MEM_REG,
+    MEM_TABLE,
+    NO_FD,
+    REGION,
+    U64,
+    VRING_ADDR,
+    VRING_STATE,
+    BackendRequest,
+    Message,
+    Protocol,
+    Request,
+    check_request,
+)
+from virtring.transport.vhost_user.vring import Vring
+
+log = logging.getLogger(__name__)
+
+#: Protocol features that every device of ours can have.
+PROTOCOL = (
+    Protocol.MQ
+    | Protocol.REPLY_ACK
+    | Protocol.BACKEND_REQ
+    | Protocol.CONFIG
+    | Protocol.RESET_DEVICE
+    | Protocol.CONFIGURE_MEM_SLOTS
+    | Protocol.STATUS
+)
+
+#: A handler takes the message and gives the answer's payload, None for no answer of its own.
+Handler = Callable[[Message], bytes | None]
+
+
+class BackEnd:
+    """Answers one front end. ``watch(vring)`` is called when a ring's kicks are to be heard,
+    ``unwatch(vring)`` before its kick descriptor is closed.
+
+    The device is attached to the front end's memory as long as this lives; :meth:`close` resets it.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        connection: Connection,
+        watch: Callable[[Vring], object],
+        unwatch: Callable[[Vring], object],
+    ) -> None:
+        self.device = device
+        self.connection = connection
+        self.watch = watch
+        self.unwatch = unwatch
+        self.memory = FrontEndMemory()
+        self.vrings = [Vring(i) for i in range(len(device.queues))]
+        self.protocol = Protocol(0)
+        self.features = Feature(0)
+        self.status = Status(0)
+        self.begun = False
+        self.channel: Connection | None = None
+        self.handlers: dict[int, Handler] = {
+            request: getattr(self, "_" + request.name.lower())
+            for request in Request
+            if hasattr(self, "_" + request.name.lower())
+        }
+        device.attach(self.memory.memory, self._interrupt, self._config_changed)
+
+    def close(self) -> None:
+        """End of the session: the device is reset, everything of the front end is given back."""
+        self._stop_all()
+        self.device.detach()
+        for vring in self.vrings:
+            self.unwatch(vring)
+            vring.forget()
+        self.memory.clear()
+        if self.channel is not None:
+            self.channel.close()
+        self.connection.close()
+        self.memory.memory.close()
+
+    def handle(self) -> bool:
+        """Take one message; False when the front end has closed.
+
+        ProtocolError ends the session: close it.
+        """
+        message = self.connection.recv()
+        if message is None:
+            return False
+        try:
+            shape = check_request(message)
+            log.debug("%s", message)
+            with self.device.core.mutex:
+                self._answer(message, shape.reply)
+        finally:
+            close_fds(message.fds)
+        return True
+
+    def _answer(self, message: Message, wants_reply: bool) -> None:
+        handler = self.handlers.get(message.request)
+        ack = message.need_reply and Protocol.REPLY_ACK in self.protocol and not wants_reply
+        try:
+            if handler is None:
+                raise ProtocolError(f"{message} was not negotiated")
+            payload = handler(message)
+        except VirtioError as error:
+            if not ack:
+                raise ProtocolError(f"{message}: {error}") from error
+            log.warning("%s: %s", message, error)
+            self.connection.send(message.request, U64.pack(1), reply=True)
+            return
+        if wants_reply:
+            assert payload is not None
+            self.connection.send(message.request, payload, reply=True)
+        elif ack:
+            self.connection.send(message.request, U64.pack(0), reply=True)
+
+    # Notifications.
+
+    def _interrupt(self, index: int) -> None:
+        self.vrings[index].interrupt()
+
+    def _config_changed(self) -> None:
+        if self.device.core.status & Status.NEEDS_RESET:
+            for vring in self.vrings:
+                vring.report_error()
+        if self.channel is not None and Protocol.CONFIG in self.protocol:
+            self.channel.send(BackendRequest.CONFIG_CHANGE)
+
+    # Features.
+
+    def _get_features(self, message: Message) -> bytes:
+        return U64.pack(int(self.device.core.device_features) | F_PROTOCOL_FEATURES)
+
+    def _set_features(self, message: Message) -> None:
+        (bits,) = U64.unpack(message.payload)
+        core = self.device.core
+        core.set_features(bits & ~F_PROTOCOL_FEATURES)
+        wanted = Feature(bits & ~F_PROTOCOL_FEATURES)
+        extra = int(wanted) & ~int(core.device_features)
+        if extra:
+            raise ProtocolError(f"features {extra:#x} were not offered")
+        self.features = wanted
+        if not bits & F_PROTOCOL_FEATURES:
+            # Rings of such a front end are on from the start.
+            for vring in self.vrings:
+                vring.enabled = True
+
+    def _get_protocol_features(self, message: Message) -> bytes:
+        return U64.pack(int(PROTOCOL))
+
+    def _set_protocol_features(self, message: Message) -> None:
+        (bits,) = U64.unpack(message.payload)
+        if bits & ~int(PROTOCOL):
+            raise ProtocolError(f"protocol features {bits & ~int(PROTOCOL):#x} were not offered")
+        self.protocol = Protocol(bits)
+        log.info("protocol features: %s", self.protocol.name)
+
+    def _get_queue_num(self, message: Message) -> bytes:
+        return U64.pack(len(self.vrings))
+
+    def _set_owner(self, message: Message) -> None:
+        return None
+
+    def _reset_owner(self, message: Message) -> None:
+        self._reset_device(message)
+
+    def _reset_device(self, message: Message) -> None:
+        self._stop_all()
+        self.device.core.reset()
+        self.begun = False
+        self.status = Status(0)
+
+    def _set_status(self, message: Message) -> None:
+        (value,) = U64.unpack(message.payload)
+        if value > 0xFF:
+            raise ProtocolError(f"status {value:#x}")
+        if value == 0:
+            self._reset_device(message)
+            return
+        self.status = Status(value)
+        if Status.FEATURES_OK in self.status and not self.device.core.features_fit():
+            self.status &= ~Status.FEATURES_OK
+
+    def _get_status(self, message: Message) -> bytes:
+        return U64.pack(int(self.status | (self.device.core.status & Status.NEEDS_RESET)))
+
+    # Memory.
+
+    def _set_mem_table(self, message: Message) -> None:
+        count, _ = MEM_TABLE.unpack_from(message.payload)
+        expected = MEM_TABLE.size + count * REGION.size
+        if len(message.payload) != expected or len(message.fds) != count:
+            raise ProtocolError(
+                f"{count} regions in {len(message.payload)} bytes with {len(message.fds)} fds"
+            )
+        slots = [
+            Slot(guest, size, user, offset)
+            for guest, size, user, offset in struct.iter_unpack(
+                REGION.format, message.payload[MEM_TABLE.size :]
+            )
+        ]
+        if len(set(slots)) != len(slots):
+            raise ProtocolError("a memory region is there twice")
+        self.memory.replace(list(zip(slots, message.fds, strict=True)))
+
+    def _get_max_mem_slots(self, message: Message) -> bytes:
+        return U64.pack(MAX_SLOTS)
+
+    def _add_mem_reg(self, message: Message) -> None:
+        if len(message.fds) != 1:
+            raise ProtocolError("ADD_MEM_REG without a descriptor")
+        self.memory.add(Slot(*REGION.unpack_from(message.payload, MEM_REG.size)), message.fds[0])
+
+    def _rem_mem_reg(self, message: Message) -> None:
+        guest, size, user, _ = REGION.unpack_from(message.payload, MEM_REG.size)
+        self.memory.remove(self.memory.find(guest, size, user))
+
+    # Rings.
+
+    def _vring(self, index: int) -> Vring:
+        if index >= len(self.vrings):
+            raise ProtocolError(f"ring {index}; the device has {len(self.vrings)}")
+        return self.vrings[index]
+
+    def _stopped_vring(self, index: int, what: str) -> Vring:
+        vring = self._vring(index)
+        if vring.started:
+            raise ProtocolError(f"{what} of ring {index}, which is running")
+        return vring
+
+    def _set_vring_num(self, message: Message) -> None:
+        index, num = VRING_STATE.unpack(message.payload)
+        self._stopped_vring(index, "size").num = num
+
+    def _set_vring_base(self, message: Message) -> None:
+        index, base = VRING_STATE.unpack(message.payload)
+        self._stopped_vring(index, "base").base = base
+
+    def _set_vring_addr(self, message: Message) -> None:
+        index, flags, desc, used, avail, log_addr = VRING_ADDR.unpack(message.payload)
+        vring = self._vring(index)
+        # Of a running ring the same addresses are said again, to turn logging on and off.
+        if vring.started and (desc, used, avail) != (vring.desc, vring.used, vring.avail):
+            raise ProtocolError(f"addresses of ring {index}, which is running")
+        vring.desc, vring.used, vring.avail = desc, used, avail
+        vring.log = log_addr if flags & 1 else None
+        vring.has_addresses = True
+
+    def _set_vring_enable(self, message: Message) -> None:
+        index, on = VRING_STATE.unpack(message.payload)
+        if on > 1:
+            raise ProtocolError(f"enable {on}; it takes 0 or 1")
+        vring = self._vring(index)
+        vring.enabled = bool(on)
+        if not vring.started:
+            return
+        if vring.enabled:
+            self.watch(vring)
+            self.device.kick(index)
+        else:
+            self.unwatch(vring)
+
+    def _fd(self, message: Message, name: str) -> Vring:
+        (value,) = U64.unpack(message.payload)
+        if value & ~(NO_FD | 0xFF) or bool(value & NO_FD) == bool(message.fds):
+            raise ProtocolError(f"{message}: {value:#x} with {len(message.fds)} descriptors")
+        vring = self._vring(value & 0xFF)
+        if name == "kick":
+            self.unwatch(vring)
+        fd = message.fds.pop() if message.fds else -1
+        if fd >= 0:
+            os.set_blocking(fd, False)
+        vring.set_fd(name, fd)
+        return vring
+
+    def _set_vring_kick(self, message: Message) -> None:
+        vring = self._fd(message, "kick")
+        if not vring.started:
+            self._start(vring)
+        if vring.enabled:
+            self.watch(vring)
+            self.device.kick(vring.index)
+
+    def _set_vring_call(self, message: Message) -> None:
+        vring = self._fd(message, "call")
+        if vring.started:
+            # What was used before this descriptor came must not wait for ever.
+            vring.interrupt()
+
+    def _set_vring_err(self, message: Message) -> None:
+        self._fd(message, "err")
+
+    def _start(self, vring: Vring) -> None:
+        if not vring.has_addresses or not vring.num:
+            raise ProtocolError(f"ring {vring.index} is kicked before it has a size and addresses")
+        if not self.begun:
+            self.device.core.begin(int(self.features))
+            self.begun = True
+        find = self.memory.guest_address
+        config = QueueConfig(
+            vring.num,
+            find(vring.desc),
+            find(vring.avail),
+            find(vring.used),
+            self.features,
+            vring.index,
+            self.device.names[vring.index],
+        )
+        self.device.start_queue(vring.index, config, vring.base)
+        vring.started = True
+        log.info(
+            "ring %d (%s): %s, %d entries, from %#x on, features %s",
+            vring.index,
+            config.name,
+            "packed" if config.packed else "split",
+            config.size,
+            vring.base,
+            config.features.name,
+        )
+
+    def _get_vring_base(self, message: Message) -> bytes:
+        index, _ = VRING_STATE.unpack(message.payload)
+        vring = self._vring(index)
+        self._stop(vring)
+        self.unwatch(vring)
+        vring.set_fd("kick", -1)
+        return VRING_STATE.pack(index, vring.base)
+
+    def _stop(self, vring: Vring) -> None:
+        if vring.started:
+            vring.base = self.device.stop_queue(vring.index)
+            vring.started = False
+
+    def _stop_all(self) -> None:
+        for vring in self.vrings:
+            self._stop(vring)
+
+    # Configuration.
+
+    def _get_config(self, message: Message) -> bytes:
+        offset, size, flags = CONFIG.unpack_from(message.payload)
+        if size != len(message.payload) - CONFIG.size:
+            raise ProtocolError(f"{size} bytes of configuration in a message of another size")
+        config = bytes(self.device.core.config)
+        # A front end asks for the longest configuration that it knows: what is beyond ours is zero.
+        data = config[offset : offset + size].ljust(size, b"\0")
+        return CONFIG.pack(offset, size, flags) + data
+
+    def _set_config(self, message: Message) -> None:
+        offset, size, _ = CONFIG.unpack_from(message.payload)
+        data = message.payload[CONFIG.size :]
+        if size != len(data):
+            raise ProtocolError(f"{size} bytes of configuration in a message of another size")
+        try:
+            self.device.core.write_config(offset, data)
+        except InvalidArgument as error:
+            raise ProtocolError(str(error)) from error
+
+    def _set_backend_req_fd(self, message: Message) -> None:
+        if len(message.fds) != 1:
+            raise ProtocolError("SET_BACKEND_REQ_FD without a descriptor")
+        if self.channel is not None:
+            self.channel.close()
+        self.channel = Connection(socket.socket(fileno=message.fds.pop()))

@@ -1,0 +1,108 @@
+"""Serves a device to vhost-user front ends on a Unix socket, one after another."""
+
+import selectors
+import socket
+from collections.abc import Callable
+from functools import partial
+
+from virtring.device import Device
+from virtring.queue import EventFd
+from virtring.transport.unix import SocketServer
+from virtring.transport.vhost_user.backend import BackEnd
+from virtring.transport.vhost_user.connection import Connection
+from virtring.transport.vhost_user.vring import Vring, drain
+
+#: Looks at the rings between two looks at the descriptors, when polling.
+SPINS = 256
+
+
+class VhostUserServer(SocketServer):
+    """One device behind one socket. :meth:`run` serves until :meth:`stop`.
+
+    device: begins anew for every front end. path: of the socket, made here and removed by close().
+    poll: look at the rings all the time instead of waiting for kicks; takes a whole CPU.
+    """
+
+    def __init__(self, device: Device, path: str, *, poll: bool = False) -> None:
+        super().__init__(path)
+        self.device = device
+        self.poll = poll
+
+    def serve(self, sock: socket.socket) -> bool:
+        session = Session(self.device, sock, self.stopping, self.poll)
+        try:
+            return session.run()
+        finally:
+            session.close()
+
+
+class Session:
+    """Waits for messages and kicks of one front end."""
+
+    def __init__(self, device: Device, sock: socket.socket, stop: EventFd, poll: bool) -> None:
+        self.device = device
+        self.stop = stop
+        self.poll = poll
+        self.selector = selectors.DefaultSelector()
+        self.kicks: dict[int, int] = {}
+        self.backend = BackEnd(device, Connection(sock), self._watch, self._unwatch)
+        self.selector.register(sock, selectors.EVENT_READ, self._message)
+        self.selector.register(stop, selectors.EVENT_READ, self._stopped)
+        self.open = True
+        self.stopping = False
+
+    def close(self) -> None:
+        self.backend.close()
+        self.selector.close()
+
+    def run(self) -> bool:
+        """Until the front end closes (True) or a stop is asked for (False)."""
+        while self.open:
+            polled = self._look_around() if self.poll else False
+            for key, _ in self.selector.select(0 if polled else None):
+                call: Callable[[], object] = key.data
+                call()
+                if not self.open:
+                    break
+        return not self.stopping
+
+    def _message(self) -> None:
+        self.open = self.backend.handle() and self.open
+
+    def _stopped(self) -> None:
+        self.open = False
+        self.stopping = True
+
+    def _look_around(self) -> bool:
+        """Look at the running rings many times; False when there is none."""
+        running = [
+            (vring.index, queue)
+            for vring in self.backend.vrings
+            if vring.started and vring.enabled
+            and (queue := self.device.queues[vring.index]) is not None
+            and not queue.is_broken
+        ]
+        if not running:
+            return False
+        for _ in range(SPINS):
+            for index, queue in running:
+                if queue.more_available:
+                    self.device.kick(index)
+        return True
+
+    def _watch(self, vring: Vring) -> None:
+        if vring.kick >= 0 and vring.index not in self.kicks:
+            self.kicks[vring.index] = vring.kick
+            self.selector.register(vring.kick, selectors.EVENT_READ, partial(self._kicked, vring))
+
+    def _unwatch(self, vring: Vring) -> None:
+        # While the descriptor is open: epoll goes on reporting a file that the peer has open too.
+        fd = self.kicks.pop(vring.index, None)
+        if fd is not None:
+            self.selector.unregister(fd)
+
+    def _kicked(self, vring: Vring) -> None:
+        # A message handled just before may have taken the descriptor away.
+        if vring.index in self.kicks:
+            drain(vring.kick)
+            self.device.kick(vring.index)

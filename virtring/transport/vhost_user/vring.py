@@ -1,0 +1,61 @@
+"""What a front end has said of one ring, and the descriptors it gave for it."""
+
+import os
+from dataclasses import dataclass
+
+
+def drain(fd: int) -> None:
+    """Take the count out of an eventfd that is readable, whoever set it up."""
+    try:
+        os.read(fd, 8)
+    except BlockingIOError:
+        return
+
+
+@dataclass
+class Vring:
+    """One ring. Addresses are the front end's; descriptors are ours to close."""
+
+    index: int
+    num: int = 0
+    base: int = 0
+    desc: int = 0
+    used: int = 0
+    avail: int = 0
+    #: Guest address at which used-ring writes are logged, None for not.
+    log: int | None = None
+    has_addresses: bool = False
+    enabled: bool = False
+    started: bool = False
+    kick: int = -1
+    call: int = -1
+    err: int = -1
+
+    def set_fd(self, name: str, fd: int) -> None:
+        """Keep ``fd`` (or -1) as kick, call or err; what was there is closed."""
+        old = getattr(self, name)
+        setattr(self, name, fd)
+        if old >= 0:
+            os.close(old)
+
+    def interrupt(self) -> None:
+        """Tell the front end that buffers were used."""
+        if self.call >= 0:
+            try:
+                os.write(self.call, b"\1\0\0\0\0\0\0\0")
+            except BlockingIOError:
+                # The count is at its end: the front end has a notification waiting.
+                return
+
+    def report_error(self) -> None:
+        """Tell the front end that the ring is broken."""
+        if self.err >= 0:
+            os.write(self.err, b"\1\0\0\0\0\0\0\0")
+
+    def forget(self) -> None:
+        """As before the first message about it."""
+        for name in ("kick", "call", "err"):
+            self.set_fd(name, -1)
+        self.num = self.base = self.desc = self.used = self.avail = 0
+        self.log = None
+        self.has_addresses = self.enabled = self.started = False

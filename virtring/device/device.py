@@ -69,6 +69,8 @@ class Device:
         self.features = Feature(0)
         self.queues: list[DeviceQueue | None] = [None] * len(self.names)
         self._memory: GuestMemory | None = None
+        #: How a transport makes the device's queues.
+        self.make_queue: Callable[..., DeviceQueue] = DeviceQueue
 
     # What a device overrides.
 
@@ -220,7 +222,7 @@ class Device:
         if not 0 <= index < len(self.queues):
             raise InvalidArgument(f"queue {index}; the device has {len(self.queues)}")
         self.stop_queue(index)
-        queue = DeviceQueue(
+        queue = self.make_queue(
             self.memory,
             config,
             weak_barriers=Feature.ORDER_PLATFORM not in config.features,

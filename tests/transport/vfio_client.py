@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -14,6 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
+from tests.transport.common import Echo
 from virtring.device import Device, VirtioBus, VirtioDevice, VirtioDriver
 from virtring.errors import AddressError, PeerDied
 from virtring.memory import GuestMemory, Region
@@ -57,6 +61,31 @@ def served(device: Device, path: Path) -> Iterator[VfioUserServer]:
         thread.join(30)
         assert not thread.is_alive()
         server.close()
+
+
+def refused(error: int) -> pytest.RaisesExc[OSError]:
+    """The server answers with this errno."""
+    return pytest.raises(OSError, match=rf"^\[Errno {error}\]")
+
+
+def serving(tmp_path: Path) -> Iterator[VfioUserServer]:
+    """A server that serves a client at the end, too, and leaves no descriptor open."""
+    gc.collect()
+    before = open_fds()
+    with served(Echo(), tmp_path / "socket") as server:
+        yield server
+        with Client(server.path) as client:
+            client.hello()
+            assert client.read(CONFIG, 0, 2) == b"\xf4\x1a"
+    gc.collect()
+    assert open_fds() == before
+
+
+def greeted(server: VfioUserServer) -> Iterator[Client]:
+    """A client of it, behind VERSION."""
+    with Client(server.path) as client:
+        client.hello()
+        yield client
 
 
 class Client:

@@ -218,6 +218,7 @@ class BackEnd:
         if len(set(slots)) != len(slots):
             raise ProtocolError("a memory region is there twice")
         self.memory.replace(list(zip(slots, message.fds, strict=True)))
+        self._unmap()
 
     def _get_max_mem_slots(self, message: Message) -> bytes:
         return U64.pack(MAX_SLOTS)
@@ -230,6 +231,14 @@ class BackEnd:
     def _rem_mem_reg(self, message: Message) -> None:
         guest, size, user, _ = REGION.unpack_from(message.payload, MEM_REG.size)
         self.memory.remove(self.memory.find(guest, size, user))
+        self._unmap()
+
+    def _unmap(self) -> None:
+        # A look makes each queue take up the new map and let go of the old one.
+        for queue in self.device.queues:
+            if queue is not None and not queue.is_broken:
+                queue.more_available  # noqa: B018
+        self.memory.unmap_removed()
 
     # Rings.
 

@@ -112,6 +112,18 @@ F_PROTOCOL_FEATURES = 1 << 30
 
 
 @dataclass(frozen=True)
+class InflightArea:
+    """Shared memory for in-flight tracking: ``length`` bytes of ``fd`` from ``offset`` on, for
+    ``queues`` rings of up to ``size`` entries."""
+
+    fd: int
+    length: int
+    offset: int
+    queues: int
+    size: int
+
+
+@dataclass(frozen=True)
 class Shape:
     """What a request looks like: payload bytes, least and most; descriptors; has it an answer?"""
 

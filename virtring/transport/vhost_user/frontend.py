@@ -41,7 +41,7 @@ class Ring:
     """What the front end keeps of one queue beside the Virtqueue."""
 
     kick: EventFd = field(default_factory=EventFd)
-    call: EventFd | None = None
+    call: EventFd = field(default_factory=EventFd)
     err: EventFd = field(default_factory=EventFd)
     #: The driver has handed it over (it waits for DRIVER_OK, or runs).
     ready: bool = False
@@ -49,8 +49,7 @@ class Ring:
 
     def close(self) -> None:
         for event in (self.kick, self.call, self.err):
-            if event is not None:
-                event.close()
+            event.close()
 
 
 class VhostUserOps(TransportOps):
@@ -58,7 +57,7 @@ class VhostUserOps(TransportOps):
 
     memory: shared with the back end, so every region needs a descriptor (a memfd). queue_size: the
     most ring entries, which the protocol cannot ask for; a power of two. interrupts: False for a
-    driver that polls its queues: no call eventfds, callbacks never run. wanted: protocol features
+    driver that polls its queues: callbacks never run. wanted: protocol features
     to use where the back end has them. gone: called when the back end closes or dies; by default
     all queues are broken then. It may call :meth:`reconnect` (later, in another thread).
 
@@ -342,9 +341,10 @@ class VhostUserOps(TransportOps):
         )
         self._rings[index] = ring
         self.listener.add(ring.err.fileno(), lambda: self._failed(index, ring.err))
+        # QEMU's library takes a ring without a call eventfd for an error as soon as it would signal,
+        # so a driver that polls has one too, which nobody listens to.
         if self.interrupts:
-            call = ring.call = EventFd()
-            self.listener.add(call.fileno(), lambda: self._called(index, call))
+            self.listener.add(ring.call.fileno(), lambda: self._called(index, ring.call))
         else:
             vq.disable_cb()
         return vq
@@ -366,7 +366,7 @@ class VhostUserOps(TransportOps):
             (index, ring) for index, ring in self._rings.items() if ring.ready and not ring.started
         ]
         for index, ring in waiting:
-            call = ring.call.fileno() if ring.call is not None else -1
+            call = ring.call.fileno()
             config = self._vqs[index].config
             base = start_position(self.memory, config)
             self.front.start_ring(config, base, ring.kick.fileno(), call, ring.err.fileno())
@@ -393,8 +393,7 @@ class VhostUserOps(TransportOps):
                 except PeerDied as error:
                     log.warning("%s", error)
             for event in (ring.call, ring.err):
-                if event is not None:
-                    self.listener.remove(event.fileno())
+                self.listener.remove(event.fileno())
         super().del_vqs(vdev)
         for ring in self._rings.values():
             ring.close()

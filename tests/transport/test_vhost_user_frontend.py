@@ -234,7 +234,7 @@ def test_nobody_listens(path: Path, memory: GuestMemory) -> None:
 
 
 def test_back_end_that_goes_away(path: Path, memory: GuestMemory) -> None:
-    with served(Echo(), path) as server:
+    with served(Echo(), path, stops=True) as server:
         vdev = front(path, memory)
         driver = bound(vdev, driver_class(1))
         server.stop()

@@ -26,14 +26,16 @@ def open_fds() -> int:
 
 
 @contextmanager
-def served(device: Device, path: Path, *, poll: bool = False) -> Iterator[VhostUserServer]:
-    """The device behind a socket, in a thread that must be alive at the end."""
+def served(
+    device: Device, path: Path, *, poll: bool = False, stops: bool = False
+) -> Iterator[VhostUserServer]:
+    """The device behind a socket, in a thread that must be alive at the end or ``stops`` before."""
     server = VhostUserServer(device, str(path), poll=poll)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         yield server
-        assert thread.is_alive(), "the server has ended"
+        assert stops or thread.is_alive(), "the server has ended"
     finally:
         server.stop()
         thread.join(30)

@@ -341,8 +341,8 @@ class VhostUserOps(TransportOps):
         )
         self._rings[index] = ring
         self.listener.add(ring.err.fileno(), lambda: self._failed(index, ring.err))
-        # QEMU's library takes a ring without a call eventfd for an error as soon as it would signal,
-        # so a driver that polls has one too, which nobody listens to.
+        # QEMU's library takes a ring without a call eventfd for an error once it would signal, so a
+        # driver that polls has one too, which nobody listens to.
         if self.interrupts:
             self.listener.add(ring.call.fileno(), lambda: self._called(index, ring.call))
         else:
@@ -357,7 +357,8 @@ class VhostUserOps(TransportOps):
 
     def _start_all(self) -> None:
         self.share_memory()
-        if self.front.has(Protocol.INFLIGHT_SHMFD) and self._rings:
+        running = any(ring.started for ring in self._rings.values())
+        if self.front.has(Protocol.INFLIGHT_SHMFD) and self._rings and not running:
             if self._inflight is None:
                 size = max(self._vqs[index].vring_size for index in self._rings)
                 self._inflight = self.front.get_inflight(max(self._rings) + 1, size)

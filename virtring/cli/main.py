@@ -9,6 +9,7 @@ import click
 from virtring._version import __version__
 from virtring.cli.bench import bench
 from virtring.cli.failure import Failed, one_line
+from virtring.cli.serve import serve
 from virtring.cli.transfer import transfer
 from virtring.errors import VirtioError
 
@@ -45,11 +46,13 @@ def cli() -> None:
     Examples:
       virtring bench                        how fast are the rings here?
       virtring transfer big.img copy.img    a file through a ring, between two processes
+      virtring serve blk disk.img --vhost-user s.sock   a disk for a virtual machine
     """
 
 
 cli.add_command(bench)
 cli.add_command(transfer)
+cli.add_command(serve)
 
 
 def run() -> int:
@@ -72,7 +75,9 @@ def _usage_text(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "virtring"
     if type(error).__name__ == "NoArgsIsHelpError":
-        return f"name a command: {' or '.join(cli.commands)} (see 'virtring --help')"
+        group = context.command if context is not None else cli
+        names = group.commands if isinstance(group, click.Group) else {}
+        return f"name a command: {' or '.join(names)} (see '{path} --help')"
     text = " ".join(error.format_message().split())
     command = path.partition(" ")[2]
     return f"{command}{': ' if command else ''}{text} (see '{path} --help')"

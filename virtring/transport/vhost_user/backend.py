@@ -35,6 +35,7 @@ from virtring.transport.vhost_user.message import (
 )
 from virtring.transport.vhost_user.ring_life import RingLife
 from virtring.transport.vhost_user.vring import Vring
+from virtring.transport.vhost_user.words import in_words
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,8 @@ class BackEnd(RingLife):
             return False
         try:
             shape = check_request(message)
-            log.debug("%s", message)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("<- %s", in_words(message, self.device.core.device_id))
             with self.device.core.mutex:
                 self._answer(message, shape.reply)
         finally:
@@ -130,6 +132,9 @@ class BackEnd(RingLife):
         if wants_reply:
             assert payload is not None
             fds, self.reply_fds = self.reply_fds, []
+            if log.isEnabledFor(logging.DEBUG):
+                answer = Message(message.request, 0, payload, fds)
+                log.debug("-> %s", in_words(answer, self.device.core.device_id))
             try:
                 self.connection.send(message.request, payload, fds, reply=True)
             finally:
@@ -181,7 +186,6 @@ class BackEnd(RingLife):
             raise ProtocolError(f"protocol features {bits & ~int(PROTOCOL):#x} were not offered")
         self.protocol = Protocol(bits)
         self.accounts.logging = Protocol.LOG_SHMFD in self.protocol
-        log.info("protocol features: %s", self.protocol.name)
 
     def _get_queue_num(self, message: Message) -> bytes:
         return U64.pack(len(self.vrings))

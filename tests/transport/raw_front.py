@@ -112,7 +112,7 @@ class RawRing:
     """One ring of a raw front end: a driver side, its eventfds, and the messages about it."""
 
     def __init__(self, front: RawFront, memory: GuestMemory, *, packed: bool = False,
-                 index: int = 0, num: int = 16, extra: int = 0) -> None:
+                 index: int = 0, num: int = 16, extra: int = 0, align: int = 64) -> None:
         self.front, self.memory, self.index = front, memory, index
         features = Feature.VERSION_1 | Feature(extra)
         if packed:
@@ -120,7 +120,8 @@ class RawRing:
         self.features = features
         self.kick, self.call, self.err = EventFd(), EventFd(), EventFd()
         self.vq: Virtqueue = vring_create_virtqueue(
-            index, num, 64, RingDevice(memory, features), notify=self.kick
+            index, num, align, RingDevice(memory, features), notify=self.kick,
+            callback=lambda _: None,
         )
         self.config: QueueConfig = self.vq.config
         self.packed = packed

@@ -11,10 +11,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.transport.raw_front import ALL, USER, RawFront, RawRing, memory_fd, new_file, settled, slot
+from tests.transport.raw_front import (
+    ALL,
+    USER,
+    RawFront,
+    RawRing,
+    memory_fd,
+    new_file,
+    settled,
+    slot,
+)
 from tests.transport.vhost_user import Echo, open_fds, served
+from virtring.errors import InvalidArgument
 from virtring.memory import GuestMemory
-from virtring.transport.vhost_user import Request
+from virtring.transport.vhost_user import Protocol, Request
 from virtring.transport.vhost_user.message import (
     CONFIG,
     HEADER,
@@ -318,6 +328,34 @@ def test_ring_addresses(path: Path, memory: GuestMemory, where: int, address: in
         ring.set_fd(Request.SET_VRING_KICK, ring.kick)
 
     ends(path, send)
+
+
+def test_what_only_net_devices_have(path: Path, tmp_path: Path) -> None:
+    class Net(Echo):
+        def __init__(self) -> None:
+            super().__init__()
+            self.told: list[object] = []
+
+        def send_rarp(self, mac: bytes) -> None:
+            self.told.append(mac)
+
+        def set_mtu(self, mtu: int) -> None:
+            if mtu < 68:
+                raise InvalidArgument(f"MTU {mtu}")
+            self.told.append(mtu)
+
+    both = int(Protocol.RARP | Protocol.MTU)
+    with RawFront(path) as front:
+        answer = front.ask(Request.GET_PROTOCOL_FEATURES)
+        assert answer is not None
+        assert not U64.unpack(answer)[0] & both
+    ends(path, HEADER.pack(Request.SEND_RARP, 1, 8) + bytes(8))
+    device = Net()
+    with served(device, tmp_path / "net"), RawFront(tmp_path / "net", ALL | both) as front:
+        assert front.check(Request.SEND_RARP, b"\2\0\0\0\0\1\0\0") == 0
+        assert front.check(Request.NET_SET_MTU, U64.pack(9000)) == 0
+        assert front.check(Request.NET_SET_MTU, U64.pack(1)) == 1
+    assert device.told == [b"\2\0\0\0\0\1", 9000]
 
 
 messages = st.tuples(

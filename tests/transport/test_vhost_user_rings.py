@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.transport.raw_front import ALL, USER, RawFront, RawRing, memory_fd, new_file, settled, slot
+from tests.transport.raw_front import (
+    ALL,
+    USER,
+    RawFront,
+    RawRing,
+    memory_fd,
+    new_file,
+    settled,
+    slot,
+)
 from tests.transport.vhost_user import Echo, open_fds, served
 from virtring.memory import GuestMemory, Region
 from virtring.spec.features import Feature
@@ -185,7 +194,7 @@ def test_table_again_while_running(front: RawFront) -> None:
         assert front.check(Request.SET_MEM_TABLE, table, [memory_fd(one.memory), fd]) == 0
         one.memory.add_region(1 << 32, region)
         one.memory.write(1 << 32, b"there")
-        one.vq.virtqueue_add([(1 << 32, 5)], [((1 << 32) + 8, 5)], ((1 << 32), b"?"), premapped=True)
+        one.vq.virtqueue_add([(1 << 32, 5)], [((1 << 32) + 8, 5)], turn, premapped=True)
         one.vq.kick()
         while (got := one.vq.get_buf()) is None:
             pass
@@ -231,7 +240,7 @@ def test_every_page_that_is_written_is_in_the_log(
         base = memory.regions[0].guest_addr
         fd = new_file(4096 + (base + (1 << 20)) // 4096 // 8)
         shared = Region.from_fd(fd)
-        log = np.frombuffer(shared, np.uint8)[4096:]
+        log = np.frombuffer(memoryview(shared), np.uint8)[4096:]
         one.start()
         one.echo(b"unlogged")
         answer = front.ask(Request.SET_LOG_BASE, LOG.pack(len(log), 4096), [fd])

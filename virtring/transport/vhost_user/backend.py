@@ -4,7 +4,9 @@ import logging
 import os
 import socket
 import struct
+import typing
 from collections.abc import Callable
+from typing import runtime_checkable
 
 from virtring.device import Device
 from virtring.errors import InvalidArgument, VirtioError
@@ -51,6 +53,23 @@ PROTOCOL = (
     | Protocol.INFLIGHT_SHMFD
     | Protocol.LOG_SHMFD
 )
+
+
+@runtime_checkable
+class Announces(typing.Protocol):
+    """A net device that can tell its network where a guest is now (SEND_RARP)."""
+
+    def send_rarp(self, mac: bytes) -> None:
+        """Broadcast a reverse ARP packet from ``mac``, 6 bytes."""
+
+
+@runtime_checkable
+class TakesMtu(typing.Protocol):
+    """A net device that takes the front end's MTU (NET_SET_MTU)."""
+
+    def set_mtu(self, mtu: int) -> None:
+        """Use packets of up to ``mtu`` bytes; InvalidArgument when it cannot."""
+
 
 #: A handler takes the message and gives the answer's payload, None for no answer of its own.
 Handler = Callable[[Message], bytes | None]
@@ -184,15 +203,37 @@ class BackEnd(RingLife):
         self.accounts.log_buffers = bool(bits & F_LOG_ALL)
         self.update_log()
 
+    @property
+    def protocol_offer(self) -> Protocol:
+        """What every device can have, and what this one can beside it."""
+        offer = PROTOCOL
+        if isinstance(self.device, Announces):
+            offer |= Protocol.RARP
+        if isinstance(self.device, TakesMtu):
+            offer |= Protocol.MTU
+        return offer
+
     def _get_protocol_features(self, message: Message) -> bytes:
-        return U64.pack(int(PROTOCOL))
+        return U64.pack(int(self.protocol_offer))
 
     def _set_protocol_features(self, message: Message) -> None:
         (bits,) = U64.unpack(message.payload)
-        if bits & ~int(PROTOCOL):
-            raise ProtocolError(f"protocol features {bits & ~int(PROTOCOL):#x} were not offered")
+        extra = bits & ~int(self.protocol_offer)
+        if extra:
+            raise ProtocolError(f"protocol features {extra:#x} were not offered")
         self.protocol = Protocol(bits)
         self.accounts.logging = Protocol.LOG_SHMFD in self.protocol
+
+    def _send_rarp(self, message: Message) -> None:
+        self._negotiated(Protocol.RARP, message)
+        assert isinstance(self.device, Announces)
+        self.device.send_rarp(message.payload[:6])
+
+    def _net_set_mtu(self, message: Message) -> None:
+        self._negotiated(Protocol.MTU, message)
+        assert isinstance(self.device, TakesMtu)
+        (mtu,) = U64.unpack(message.payload)
+        self.device.set_mtu(mtu)
 
     def _get_queue_num(self, message: Message) -> bytes:
         return U64.pack(len(self.vrings))

@@ -267,7 +267,7 @@ cdef class DriverRing(QueueSide):
             data = st.token
         self.s.num_free += note_ndesc(st.note)
         self.s.in_flight -= 1
-        tail = note_extra(st.note)
+        tail = id ^ note_extra(st.note)
         st.note = 0
         if not self.s.in_order:
             self.s.next[tail] = self.s.free_head

@@ -62,43 +62,26 @@ cdef int _pop_chain(
         return packed_pop_chain(ring, table, cols, w, id, addr, word)
 
 
-cdef size_t _pop_singles(
-    device_ring* ring, batch_cols* cols, size_t row, size_t first, size_t room
+cdef size_t _fetch_singles(
+    device_ring* ring, vring_desc* out, uint32_t* out_id, size_t room
 ) noexcept nogil:
-    """Pop chains of one descriptor until something else comes or the ring ends; rows from ``row``,
-    descriptors from ``first``. How many there were."""
-    cdef const char* desc = ring.desc
-    cdef const char* avail_ring
+    """The loop of _pop_singles, alone, so that it has every register. How many rows it wrote."""
     cdef uint64_t* held = ring.s.held
     cdef uint64_t base = ring.s.hot.base
     cdef uint64_t size = ring.s.hot.size
-    cdef vring_desc* out = cols.desc + first
-    cdef uint32_t* out_id = cols.id + row
+    cdef const char* desc = ring.desc
+    cdef const char* avail_ring
     cdef uint32_t num = ring.s.num
-    cdef uint32_t pos
     cdef uint64_t addr, word
     cdef size_t id
     cdef uint32_t length
-    cdef uint32_t flags
-    cdef uint16_t avail_flags
+    cdef uint32_t flags, avail_flags
     cdef size_t k = 0
-    if ring.s.hot.perm != PERM_RW or ring.s.swap:
-        return 0
-    room = min(room, cols.max_desc - first)
     if device_ring is split_device:
-        pos = ring.last_avail_idx & ring.mask
-        avail_ring = ring.avail_ring + 2 * <size_t>pos
-        room = min(room, split_device_ready(ring))
+        avail_ring = ring.avail_ring + 2 * <size_t>(ring.last_avail_idx & ring.mask)
     else:
-        if not ring.s.weak_barriers:
-            # A barrier for each descriptor costs more than this loop saves.
-            return 0
-        pos = ring.last_avail_idx
-        desc += 16 * <size_t>pos
+        desc += 16 * <size_t>ring.last_avail_idx
         avail_flags = ring.avail_flags
-        # No more than can be in flight.
-        room = min(room, num - ring.s.descs_held)
-    room = min(room, num - pos)
     while k < room:
         if device_ring is split_device:
             id = load16(avail_ring + 2 * k)
@@ -128,6 +111,31 @@ cdef size_t _pop_singles(
             put_row(out + k, addr, length, 0)
         out_id[k] = <uint32_t>id
         k += 1
+    return k
+
+
+cdef size_t _pop_singles(
+    device_ring* ring, batch_cols* cols, size_t row, size_t first, size_t room
+) noexcept nogil:
+    """Pop chains of one descriptor until something else comes or the ring ends; rows from ``row``,
+    descriptors from ``first``. How many there were."""
+    cdef uint32_t num = ring.s.num
+    cdef uint32_t pos
+    cdef size_t k
+    if ring.s.hot.perm != PERM_RW or ring.s.swap:
+        return 0
+    room = min(room, cols.max_desc - first)
+    if device_ring is split_device:
+        pos = ring.last_avail_idx & ring.mask
+        room = min(room, split_device_ready(ring))
+    else:
+        if not ring.s.weak_barriers:
+            # A barrier for each descriptor costs more than the loop saves.
+            return 0
+        pos = ring.last_avail_idx
+        # No more than can be in flight.
+        room = min(room, num - ring.s.descs_held)
+    k = _fetch_singles(ring, cols.desc + first, cols.id + row, min(room, num - pos))
     _count_up(cols.offsets + row + 1, <uint32_t>first + 1, k)
     if device_ring is split_device:
         ring.last_avail_idx += <uint16_t>k
@@ -240,38 +248,27 @@ cdef void _undo_push(device_ring* ring, const uint32_t* id, size_t n) noexcept n
                 used_flags ^= 0x8080
 
 
-cdef size_t _push_singles(
+cdef size_t _write_singles(
     device_ring* ring, const uint32_t* ids, const uint32_t* written, size_t n
 ) noexcept nogil:
-    """Write used entries for chains of one ring descriptor until something else comes or the ring
-    ends.
-
-    A loop of its own: positions run on by themselves, so no step waits for the one before.
-    """
+    """The loop of _push_singles, alone, so that it has every register. How many rows it took."""
     cdef uint64_t* held = ring.s.held
-    cdef uint32_t num = ring.s.num
-    cdef uint32_t limit = num
-    cdef uint32_t pos
+    cdef uint32_t limit
     cdef uint64_t note
-    cdef uint64_t bits
-    cdef uint64_t used_write
+    cdef uint64_t unused = 0
+    cdef uint64_t used = 0
     cdef size_t id
     cdef uint32_t length
     cdef char* entries
     cdef size_t k = 0
     if device_ring is split_device:
-        pos = ring.used_idx & ring.mask
-        entries = ring.used_ring + 8 * <size_t>pos
+        limit = ring.s.num
+        entries = ring.used_ring + 8 * <size_t>(ring.used_idx & ring.mask)
     else:
-        if ring.first == NULL:
-            # The batch's first one is left to packed_put_used, which holds it back.
-            return 0
         limit = PACKED_IDS
-        pos = ring.used_idx
-        entries = ring.desc + 16 * <size_t>pos + 8
-        bits = <uint64_t>ring.used_flags << 48
-        used_write = <uint64_t>VRING_DESC_F_WRITE << 48
-    n = min(n, num - pos)
+        entries = ring.desc + 16 * <size_t>ring.used_idx + 8
+        unused = <uint64_t>ring.used_flags << 48
+        used = unused | <uint64_t>VRING_DESC_F_WRITE << 48
     while k < n:
         id = ids[k]
         if id >= limit:
@@ -283,12 +280,34 @@ cdef size_t _push_singles(
         if device_ring is split_device:
             store64_any(entries + 8 * k, <uint64_t>id | (<uint64_t>length << 32))
         else:
+            # WRITE says that the length counts (2.8.21).
             store64(
-                entries + 16 * k,
-                <uint64_t>length | (<uint64_t>id << 32) | bits | (used_write if length else 0),
+                entries + 16 * k, (<uint64_t>id << 32) | (used | length if length else unused)
             )
         held[id] = note ^ (HELD ^ FREE) << 16
         k += 1
+    return k
+
+
+cdef size_t _push_singles(
+    device_ring* ring, const uint32_t* ids, const uint32_t* written, size_t n
+) noexcept nogil:
+    """Write used entries for chains of one ring descriptor until something else comes or the ring
+    ends.
+
+    A loop of its own: positions run on by themselves, so no step waits for the one before.
+    """
+    cdef uint32_t num = ring.s.num
+    cdef uint32_t pos
+    cdef size_t k
+    if device_ring is split_device:
+        pos = ring.used_idx & ring.mask
+    else:
+        if ring.first == NULL:
+            # The batch's first one is left to packed_put_used, which holds it back.
+            return 0
+        pos = ring.used_idx
+    k = _write_singles(ring, ids, written, min(n, num - pos))
     if device_ring is split_device:
         ring.used_idx += <uint16_t>k
     elif pos + k == num:

@@ -225,37 +225,25 @@ cdef int driver_add_chains(
     return code
 
 
-cdef size_t _get_singles(
+cdef size_t _take_singles(
     driver_ring* ring, uint64_t* token, uint32_t* written, size_t room
 ) noexcept nogil:
-    """Take used buffers of one descriptor until something else comes, or something wrong, or the
-    end of the ring.
-
-    Positions run on by themselves, so that no step waits for the one before.
-    """
+    """The loop of _get_singles, alone, so that it has every register. How many it took."""
     cdef buf_state* state = ring.s.state
     cdef uint16_t* link = ring.s.next
     cdef uint32_t num = ring.s.num
-    cdef uint32_t pos
     cdef uint16_t free_head = ring.s.free_head
     cdef const char* entries
     cdef uint64_t word, note
     cdef size_t id
     cdef uint32_t length
-    cdef uint16_t used_flags = 0
+    cdef uint32_t used_flags = 0
     cdef size_t k = 0
     if driver_ring is split_driver:
-        pos = ring.last_used_idx & ring.mask
-        entries = ring.used_ring + 8 * <size_t>pos
-        room = min(room, split_driver_ready(ring))
+        entries = ring.used_ring + 8 * <size_t>(ring.last_used_idx & ring.mask)
     else:
-        if not ring.s.weak_barriers:
-            # A barrier for each descriptor costs more than this loop saves.
-            return 0
-        pos = ring.last_used_idx
-        entries = ring.desc + 16 * <size_t>pos
+        entries = ring.desc + 16 * <size_t>ring.last_used_idx
         used_flags = ring.used_flags
-    room = min(room, num - pos)
     while k < room:
         if driver_ring is split_driver:
             word = load64_any(entries + 8 * k)
@@ -263,7 +251,7 @@ cdef size_t _get_singles(
             length = <uint32_t>(word >> 32)
         else:
             word = packed_used_word_at(entries + 16 * k, True)
-            if (<uint16_t>(word >> 48) & AVAIL_USED) != used_flags:
+            if (<uint32_t>(word >> 48) & AVAIL_USED) != used_flags:
                 break
             id = <uint16_t>(word >> 32)
             length = <uint32_t>word
@@ -279,8 +267,29 @@ cdef size_t _get_singles(
         state[id].note = 0
         k += 1
     ring.s.free_head = free_head
-    _took_singles(ring, k)
     return k
+
+
+cdef size_t _get_singles(
+    driver_ring* ring, uint64_t* token, uint32_t* written, size_t room
+) noexcept nogil:
+    """Take used buffers of one descriptor until something else comes, or something wrong, or the
+    end of the ring.
+
+    Positions run on by themselves, so that no step waits for the one before.
+    """
+    cdef uint32_t pos
+    if driver_ring is split_driver:
+        pos = ring.last_used_idx & ring.mask
+        room = min(room, split_driver_ready(ring))
+    else:
+        if not ring.s.weak_barriers:
+            # A barrier for each descriptor costs more than the loop saves.
+            return 0
+        pos = ring.last_used_idx
+    room = _take_singles(ring, token, written, min(room, ring.s.num - pos))
+    _took_singles(ring, room)
+    return room
 
 
 cdef size_t _get_group(

@@ -1,13 +1,17 @@
 """The device side of a queue: pop chains, do the work, push them back."""
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+cimport cython
+from cpython.long cimport PyLong_AsLongLongAndOverflow
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from virtring.memory.barriers cimport load16, swap16
 from virtring.queue.chain cimport Chain, make_chain
 from virtring.ring.common cimport VR_BATCH_ROOM, VR_CHAIN_ADDRESS, VR_OK
-from virtring.ring.device cimport device_pop, device_push
+from virtring.ring.device cimport (
+    ONE_DONE, ONE_LEFT, ONE_NONE, device_pop, device_pop_one, device_push, device_push_one,
+)
 from virtring.ring.packed_common cimport AVAIL_USED
 from virtring.ring.packed_device cimport (
     packed_device_disable_notify, packed_device_enable_notify, packed_device_need_notify,
@@ -18,7 +22,7 @@ from virtring.ring.split_device cimport (
     split_device_ready,
 )
 from virtring.spec.ring cimport (
-    VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_EVENT_FLAG_ENABLE,
+    VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_EVENT_FLAG_ENABLE, vring_desc,
 )
 
 from virtring.errors import InvalidArgument, OutOfMemory, QueueClosed
@@ -169,6 +173,7 @@ cdef class DeviceQueue(QueueSide):
 
     # -- batches -------------------------------------------------------------------------------
 
+    @cython.final
     cdef size_t pop_rows(self, Batch batch, size_t room) except? 0:
         cdef size_t popped = 0
         cdef int code
@@ -208,11 +213,13 @@ cdef class DeviceQueue(QueueSide):
         self.break_now(code, popped != 0)
         return popped
 
+    @cython.final
     cdef int pop_plain(self, Batch batch, size_t room, size_t* popped) noexcept nogil:
         if self.packed:
             return device_pop(&self.pack, &self.table.table, &batch.cols, room, popped)
         return device_pop(&self.split, &self.table.table, &batch.cols, room, popped)
 
+    @cython.final
     cdef int push_plain(
         self, const uint32_t* id, const uint32_t* written, size_t n, size_t* published
     ) noexcept nogil:
@@ -240,6 +247,7 @@ cdef class DeviceQueue(QueueSide):
         batch.rows = self.pop_rows(batch, limit)
         return batch.rows
 
+    @cython.final
     cdef size_t push_rows(
         self, const uint32_t* id, const uint32_t* written, size_t n, size_t row
     ) except? 0:
@@ -278,18 +286,10 @@ cdef class DeviceQueue(QueueSide):
             batch.cols.id + first, batch.cols.written + first, end - first, first
         )
 
-    cdef int enter_ring(self) except -1:
-        if self.config is None:
-            if self.closed:
-                self.refuse()
-            raise InvalidArgument("the queue is not configured; call configure() first")
-        return self.enter()
-
-    cdef int enter_push(self) except -1:
-        """As enter_ring, but chains that are held may be returned on a broken queue."""
-        if self.config is None or self.closed or self.busy:
-            return self.enter_ring()
-        return 0
+    cdef int refuse_unset(self) except -1:
+        if self.closed:
+            self.refuse()
+        raise InvalidArgument("the queue is not configured; call configure() first")
 
     # -- chains --------------------------------------------------------------------------------
 
@@ -298,10 +298,24 @@ cdef class DeviceQueue(QueueSide):
 
         Raises as :meth:`pop`. (Fuchsia VirtioQueue::NextChain)
         """
+        cdef vring_desc desc
+        cdef uint32_t id = 0
+        cdef uint32_t n = 1
+        cdef const vring_desc* descs = &desc
+        cdef int got
         self.enter_ring()
-        if self.pop_rows(self.one, 1) == 0:
+        if self.packed:
+            got = device_pop_one(&self.pack, &desc, &id)
+        else:
+            got = device_pop_one(&self.split, &desc, &id)
+        if got == ONE_LEFT:
+            got = ONE_DONE if self.pop_rows(self.one, 1) else ONE_NONE
+            descs = self.one.cols.desc
+            n = self.one.cols.offsets[1]
+            id = self.one.cols.id[0]
+        if got == ONE_NONE:
             return None
-        return make_chain(self, self.one, self.generation)
+        return make_chain(self, descs, n, id, self.generation)
 
     def return_(self, Chain chain not None, written=None) -> None:
         """Complete a chain; the driver sees it at once. :meth:`signal` tells it.
@@ -311,19 +325,26 @@ cdef class DeviceQueue(QueueSide):
         to the ring before a reset, or a length that is too large. (Fuchsia VirtioQueue::Return)
         """
         cdef uint32_t id = chain.id
-        cdef uint32_t length
+        cdef uint32_t length = chain.wrote
+        cdef int64_t value
+        cdef int over = 0
+        cdef int done
         self.enter_push()
         if chain.queue is not self or chain.generation != self.generation or chain.returned:
             raise InvalidArgument(
                 f"{self.config.label}: {chain!r} is not a chain that this queue has out"
             )
-        if written is None:
-            length = chain.wrote
-        elif 0 <= written <= 0xFFFFFFFF:
-            length = written
+        if written is not None:
+            value = PyLong_AsLongLongAndOverflow(written, &over)
+            if over or not 0 <= value <= 0xFFFFFFFF:
+                raise InvalidArgument(f"written is {written}; it takes 0 to 2**32 - 1")
+            length = <uint32_t>value
+        if self.packed:
+            done = device_push_one(&self.pack, id, length)
         else:
-            raise InvalidArgument(f"written is {written}; it takes 0 to 2**32 - 1")
-        self.push_rows(&id, &length, 1, 0)
+            done = device_push_one(&self.split, id, length)
+        if done != ONE_DONE:
+            self.push_rows(&id, &length, 1, 0)
         chain.returned = True
 
     # -- notifications -------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The driver side of a queue: Linux's virtqueue calls, one at a time and in batches."""
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from virtring.queue.driver_add cimport NOGIL_ROWS
@@ -122,6 +123,7 @@ cdef class Virtqueue(DriverAdd):
             self.break_now(code, taken != 0)
         return taken
 
+    @cython.final
     cdef int get_plain(self, Batch batch, size_t room, size_t* taken) noexcept nogil:
         if self.packed:
             return driver_get(&self.pack, batch.cols.token, batch.cols.written, room, taken)

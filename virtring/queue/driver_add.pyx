@@ -1,20 +1,20 @@
 """The driver side of a queue, first half: adding buffers and telling the device of them."""
 
+cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from virtring.memory.pool cimport Buffer
 from virtring.memory.table cimport PERM_READ, PERM_WRITE
 from virtring.ring.common cimport VR_NEED_TABLE, VR_NO_SPACE, VR_OK, in_memory
 from virtring.ring.driver cimport (
     check_chain, driver_add_chains, driver_add_one, driver_add_rows, driver_check_rows,
 )
-from virtring.ring.packed_driver cimport packed_kick_prepare
-from virtring.ring.split_driver cimport split_kick_prepare
 from virtring.spec.ring cimport VRING_DESC_F_WRITE, vring_desc
 
 from virtring.errors import AddressError, InvalidArgument, NoSpace
 
 cdef enum:
-    # Where Linux makes a driver kick, before num_added could outgrow its 16 bits.
+    # Where Linux (virtqueue_add) makes a driver kick, before num_added could outgrow its 16 bits.
     KICK_AT = 0xFFFF
 
 # "The token is the buffer itself."
@@ -35,12 +35,6 @@ cdef class DriverAdd(DriverRing):
             " free; take used buffers with get_buf() first"
         )
 
-    cdef int count_added(self) except -1:
-        """A buffer was added: force a kick before num_added overflows (Linux virtqueue_add)."""
-        if self.s.num_added >= KICK_AT:
-            self.kick()
-        return 0
-
     cdef int add_one(self, object sg, uint16_t flags, object data, object ctx) except -1:
         """Add a buffer of one descriptor."""
         cdef uint64_t addr = 0
@@ -50,7 +44,11 @@ cdef class DriverAdd(DriverRing):
         if data is SAME:
             data = sg
         self.check_token(data, ctx)
-        self.resolve(sg, flags != 0, &addr, &length)
+        if type(sg) is Buffer and (<Buffer>sg).block.memory is self.memory:
+            addr = (<Buffer>sg).addr
+            length = (<Buffer>sg).size if flags else (<Buffer>sg).used
+        else:
+            self.resolve(sg, flags != 0, &addr, &length)
         if length == 0:
             raise InvalidArgument(f"{self.config.label}: {sg!r} is empty; it takes 1 byte or more")
         if not in_memory(
@@ -68,7 +66,8 @@ cdef class DriverAdd(DriverRing):
             driver_add_one(&self.pack, addr, length, id, flags)
         else:
             driver_add_one(&self.split, addr, length, id, flags)
-        self.count_added()
+        if self.s.num_added >= KICK_AT:
+            self.kick()
         return 0
 
     cdef int add_chain(
@@ -132,7 +131,8 @@ cdef class DriverAdd(DriverRing):
             self.s.force_direct = False
             self.recall(id)
             self.refuse_full(<uint32_t>n, len(out_sgs) != 0)
-        self.count_added()
+        if self.s.num_added >= KICK_AT:
+            self.kick()
         return 0
 
     def virtqueue_add(
@@ -229,6 +229,7 @@ cdef class DriverAdd(DriverRing):
             self.raise_fault(code)
         return n
 
+    @cython.final
     cdef int add_checked(self, Batch batch, size_t first, size_t n, uint16_t flags) noexcept nogil:
         cdef const vring_desc* sg = batch.cols.desc + first
         cdef const uint64_t* token = batch.cols.token + first
@@ -300,11 +301,6 @@ cdef class DriverAdd(DriverRing):
         return done - first
 
     # -- telling the device --------------------------------------------------------------------
-
-    cdef bint wants_kick(self) noexcept:
-        if self.packed:
-            return packed_kick_prepare(&self.pack)
-        return split_kick_prepare(&self.split)
 
     cdef bint do_notify(self) except -1:
         if self.broken or self.closed:

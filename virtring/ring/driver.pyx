@@ -2,6 +2,7 @@
 
 Buffers of one descriptor, the common case, go through loops of their own (_put_rows, _get_singles)
 that fit into the registers; everything else, foreign endianness too, takes the one-step primitives.
+What is done for one buffer at a time is in driver.pxd.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -15,13 +16,12 @@ from virtring.ring.common cimport (
 )
 from virtring.ring.packed_common cimport AVAIL_USED
 from virtring.ring.packed_driver cimport (
-    packed_driver, packed_get_word, packed_get_word_in_order, packed_publish,
-    packed_put_chain, packed_put_one, packed_rearm, packed_used_word, packed_used_word_at,
-    packed_word_used,
+    packed_driver, packed_publish, packed_put_chain, packed_put_one, packed_rearm,
+    packed_used_word_at,
 )
 from virtring.ring.split_driver cimport (
-    split_driver, split_driver_look, split_driver_ready, split_get_one, split_get_one_in_order,
-    split_publish, split_put_chain, split_put_one, split_rearm,
+    split_driver, split_driver_look, split_driver_ready, split_publish, split_put_chain,
+    split_put_one, split_rearm,
 )
 from virtring.spec.ring cimport VRING_DESC_F_WRITE, vring_desc
 
@@ -338,34 +338,6 @@ cdef inline void _took_singles(driver_ring* ring, size_t k) noexcept nogil:
         ring.last_used_idx = <uint16_t>(ring.last_used_idx + k)
 
 
-cdef int _get_next(
-    driver_ring* ring, uint64_t* token, uint32_t* written, bint* taken
-) noexcept nogil:
-    """Take the next used buffer, whatever it is; its id is left in ``last_id``."""
-    cdef uint64_t word = 0
-    cdef int code
-    taken[0] = False
-    if driver_ring is split_driver:
-        if split_driver_ready(ring) == 0:
-            return VR_OK
-        if ring.s.in_order:
-            code = split_get_one_in_order(ring, token, written, ring.s.swap)
-        else:
-            code = split_get_one(ring, token, written, ring.s.swap)
-    else:
-        if not ring.s.group:
-            word = packed_used_word(ring)
-            if not packed_word_used(ring, word):
-                return VR_OK
-        if ring.s.in_order:
-            code = packed_get_word_in_order(ring, word, token, written)
-        else:
-            code = packed_get_word(ring, word, token, written)
-    if code == VR_OK:
-        taken[0] = True
-    return code
-
-
 cdef int driver_get(
     driver_ring* ring, uint64_t* token, uint32_t* written, size_t room, size_t* taken
 ) noexcept nogil:
@@ -384,7 +356,7 @@ cdef int driver_get(
             i += _get_singles(ring, token + i, written + i, room - i)
         if i == room:
             break
-        code = _get_next(ring, token + i, written + i, &one)
+        code = driver_get_next(ring, token + i, written + i, &one)
         if not one:
             break
         i += 1
@@ -395,42 +367,4 @@ cdef int driver_get(
         else:
             packed_rearm(ring)
     taken[0] = i
-    return code
-
-
-cdef void driver_add_one(
-    driver_ring* ring, uint64_t addr, uint32_t length, uint64_t token, uint16_t flags
-) noexcept nogil:
-    """Add and publish one buffer that the caller has checked; num_free is not 0."""
-    if driver_ring is split_driver:
-        split_put_one(ring, addr, length, flags, token, ring.s.swap)
-    else:
-        packed_put_one(ring, addr, length, flags, token, ring.s.swap)
-    ring.s.num_free -= 1
-    ring.s.in_flight += 1
-    ring.s.num_added += 1
-    if driver_ring is split_driver:
-        split_publish(ring, ring.s.swap)
-    else:
-        packed_publish(ring, ring.s.swap)
-
-
-cdef int driver_get_one(
-    driver_ring* ring, uint64_t* token, uint32_t* written, bint* taken
-) noexcept nogil:
-    """driver_get for a single buffer; its id is left in ``last_id``."""
-    cdef int code
-    taken[0] = False
-    if driver_ring is split_driver:
-        if split_driver_ready(ring) == 0:
-            code = split_driver_look(ring, ring.s.swap)
-            if code != VR_OK:
-                return code
-    code = _get_next(ring, token, written, taken)
-    if taken[0]:
-        ring.s.in_flight -= 1
-        if driver_ring is split_driver:
-            split_rearm(ring)
-        else:
-            packed_rearm(ring)
     return code

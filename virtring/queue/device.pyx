@@ -1,3 +1,4 @@
+# cython: binding=False, always_allow_keywords=False, embedsignature.format=clinic
 """The device side of a queue: pop chains, do the work, push them back."""
 
 cimport cython
@@ -62,6 +63,7 @@ cdef class DeviceQueue(QueueSide):
 
     # -- its life ------------------------------------------------------------------------------
 
+    @cython.always_allow_keywords(True)
     def configure(self, config) -> None:
         """Serve the ring that ``config`` (a :class:`QueueConfig`) describes, from its first entry.
 
@@ -435,6 +437,7 @@ cdef class DeviceQueue(QueueSide):
         used = self.pack.used_idx | (<uint32_t>(self.pack.used_flags != 0) << 15)
         return avail | (used << 16)
 
+    @cython.always_allow_keywords(True)
     def restore(self, position) -> None:
         """Go on where :attr:`position` was taken; chains that were out then are not popped again.
 

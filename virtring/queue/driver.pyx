@@ -1,3 +1,4 @@
+# cython: binding=False, always_allow_keywords=False, embedsignature.format=clinic
 """The driver side of a queue: Linux's virtqueue calls, one at a time and in batches."""
 
 cimport cython
@@ -153,6 +154,7 @@ cdef class Virtqueue(DriverAdd):
             return packed_enable_cb_prepare(&self.pack)
         return split_enable_cb_prepare(&self.split)
 
+    @cython.always_allow_keywords(True)
     def poll(self, last_used_idx) -> bool:
         """Whether something was used since :meth:`enable_cb_prepare` gave ``last_used_idx``.
 

@@ -1,3 +1,4 @@
+# cython: binding=False, always_allow_keywords=False, embedsignature.format=clinic
 """The driver side of a queue, first half: adding buffers and telling the device of them."""
 
 cimport cython

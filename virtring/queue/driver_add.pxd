@@ -19,7 +19,8 @@ cdef class DriverAdd(DriverRing):
         self, object out_sgs, object in_sgs, object data, object ctx, bint rpmsg, bint premapped
     ) except -1
     cdef int refuse_full(self, uint32_t need, bint out) except -1
-    cdef object add_rows(self, Batch batch, object start, object count, uint16_t flags)
+    cdef object add_rows(self, Batch batch, Py_ssize_t start, object count, uint16_t flags)
+
     @cython.final
     cdef int add_checked(self, Batch batch, size_t first, size_t n, uint16_t flags) noexcept nogil
     cdef bint do_notify(self) except -1

@@ -1,4 +1,3 @@
-# cython: binding=False, always_allow_keywords=False, embedsignature.format=clinic
 """The driver side of a queue, first half: adding buffers and telling the device of them."""
 
 cimport cython
@@ -17,9 +16,6 @@ from virtring.errors import AddressError, InvalidArgument, NoSpace
 cdef enum:
     # Where Linux (virtqueue_add) makes a driver kick, before num_added could outgrow its 16 bits.
     KICK_AT = 0xFFFF
-
-# "The token is the buffer itself."
-cdef object SAME = object()
 
 
 cdef class DriverAdd(DriverRing):
@@ -42,8 +38,6 @@ cdef class DriverAdd(DriverRing):
         cdef uint32_t length = 0
         cdef uint32_t id
         self.enter()
-        if data is SAME:
-            data = sg
         self.check_token(data, ctx)
         if type(sg) is Buffer and (<Buffer>sg).block.memory is self.memory:
             addr = (<Buffer>sg).addr
@@ -155,20 +149,6 @@ cdef class DriverAdd(DriverRing):
         """:meth:`virtqueue_add` of lists of buffers. (Linux ``virtqueue_add_sgs``)"""
         self.add_chain(out_sgs, in_sgs, data, None, False, False)
 
-    def add_outbuf(self, sg, data=SAME) -> None:
-        """Add a buffer, or a list of them, for the device to read. (``virtqueue_add_outbuf``)"""
-        if type(sg) is list or type(sg) is tuple:
-            self.add_chain(sg, (), sg if data is SAME else data, None, False, False)
-        else:
-            self.add_one(sg, 0, data, None)
-
-    def add_inbuf(self, sg, data=SAME) -> None:
-        """Add a buffer, or a list of them, for the device to write. (``virtqueue_add_inbuf``)"""
-        if type(sg) is list or type(sg) is tuple:
-            self.add_chain((), sg, sg if data is SAME else data, None, False, False)
-        else:
-            self.add_one(sg, VRING_DESC_F_WRITE, data, None)
-
     def add_inbuf_ctx(self, sg, data, ctx) -> None:
         """:meth:`add_inbuf` with a context, which :meth:`get_buf_ctx` gives back.
 
@@ -191,7 +171,7 @@ cdef class DriverAdd(DriverRing):
 
     # -- adding, batched -----------------------------------------------------------------------
 
-    cdef object add_rows(self, Batch batch, object start, object count, uint16_t flags):
+    cdef object add_rows(self, Batch batch, Py_ssize_t start, object count, uint16_t flags):
         cdef size_t first = 0
         cdef size_t end = 0
         cdef size_t n
@@ -240,7 +220,7 @@ cdef class DriverAdd(DriverRing):
             )
         return driver_add_rows(&self.split, &self.table.table, sg, token, n, flags)
 
-    def add_outbuf_batch(self, Batch batch not None, start=0, count=None) -> int:
+    def add_outbuf_batch(self, Batch batch not None, Py_ssize_t start=0, count=None) -> int:
         """Add rows of one device-readable descriptor each: ``addr``, ``len``, ``token`` of row i.
 
         Rows ``start`` to ``start + count``, by default up to ``batch.count``. All are checked
@@ -249,11 +229,11 @@ cdef class DriverAdd(DriverRing):
         """
         return self.add_rows(batch, start, count, 0)
 
-    def add_inbuf_batch(self, Batch batch not None, start=0, count=None) -> int:
+    def add_inbuf_batch(self, Batch batch not None, Py_ssize_t start=0, count=None) -> int:
         """:meth:`add_outbuf_batch` for device-writable buffers."""
         return self.add_rows(batch, start, count, VRING_DESC_F_WRITE)
 
-    def add_sgs_batch(self, Batch batch not None, start=0, count=None) -> int:
+    def add_sgs_batch(self, Batch batch not None, Py_ssize_t start=0, count=None) -> int:
         """Add chains: row i has the descriptors ``offsets[i]`` to ``offsets[i + 1] - 1``.
 
         ``flags`` of a descriptor is 2 (``VRING_DESC_F_WRITE``) when the device may write it; such
@@ -311,15 +291,6 @@ cdef class DriverAdd(DriverRing):
             self.broken = True
             return False
         return True
-
-    def kick_prepare(self) -> bool:
-        """Whether the device wants to be told of what was added since the last time.
-
-        If so, :meth:`notify` it; the two are apart so that a lock can be left in between. Has a
-        full memory barrier. (Linux ``virtqueue_kick_prepare``)
-        """
-        self.enter()
-        return self.wants_kick()
 
     def notify(self) -> bool:
         """Call the queue's ``notify(vq)``; False, and a broken queue, when that gives False.

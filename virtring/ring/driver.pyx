@@ -16,7 +16,7 @@ from virtring.ring.common cimport (
 )
 from virtring.ring.packed_common cimport AVAIL_USED
 from virtring.ring.packed_driver cimport (
-    packed_driver, packed_publish, packed_put_chain, packed_put_one, packed_rearm,
+    packed_publish, packed_put_chain, packed_put_one, packed_rearm,
     packed_used_word_at,
 )
 from virtring.ring.split_driver cimport (
@@ -61,7 +61,6 @@ cdef int driver_check_rows(
     cdef uint32_t perm = PERM_WRITE if flags & VRING_DESC_F_WRITE else PERM_READ
     cdef uint64_t base, size
     cdef size_t i = first
-    cdef int code
     while i < n:
         base = s.hot.base
         size = s.hot.size if s.hot.perm & perm else 0

@@ -154,6 +154,7 @@ ENGINE_CODES: dict[int, tuple[type[VirtioError], str]] = {
         InvalidArgument,
         "row {pos} has a descriptor with flags {val:#x}; it takes 2 (WRITE) or 0",
     ),
+    47: (InvalidArgument, "row {pos} has {val} bytes in all; a buffer takes {aux} at most"),
 }
 
 

@@ -40,7 +40,7 @@ cdef class Virtqueue(DriverAdd):
 
     def __cinit__(
         self, memory, config, *, vdev=None, weak_barriers=True, context=False, notify=None,
-        callback=None, num_max=0, blocks=()
+        callback=None, num_max=0, vring_align=0, blocks=()
     ):
         self.memory = memory
         self.vdev = vdev
@@ -50,6 +50,7 @@ cdef class Virtqueue(DriverAdd):
         self.callback = callback
         self.callbacks = callback is not None
         self.num_max = num_max or config.size
+        self.vring_align = vring_align
         self.setup(config, list(blocks))
 
     # -- one at a time: not in a base class, because the interpreter calls a class's own faster ----

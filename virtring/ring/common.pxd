@@ -41,6 +41,7 @@ cdef enum:
     VR_ROW_ZERO_LENGTH = 44
     VR_ROW_WRITTEN = 45
     VR_ROW_FLAGS = 46
+    VR_ROW_BYTES = 47
     # Not errors: what the caller has to provide before it tries again.
     VR_NEED_TABLE = 60      # an indirect table for the chain at fault.pos with fault.val entries
 

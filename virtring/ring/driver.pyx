@@ -5,13 +5,13 @@ that fit into the registers; everything else, foreign endianness too, takes the 
 What is done for one buffer at a time is in driver.pxd.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from virtring.memory.barriers cimport copy_desc, load64_any, store16, store64
 from virtring.memory.table cimport PERM_READ, PERM_WRITE, guest_table
 from virtring.ring.common cimport (
-    SINGLE, VR_NO_SPACE, VR_OK, VR_ROW_ADDRESS, VR_ROW_FLAGS, VR_ROW_ORDER, VR_ROW_SIZE,
-    VR_ROW_ZERO_LENGTH, batch_cols, buf_state, driver_side, fail, in_memory, inside, note_in_len,
+    SINGLE, VR_NO_SPACE, VR_OK, VR_ROW_ADDRESS, VR_ROW_BYTES, VR_ROW_FLAGS, VR_ROW_ORDER,
+    VR_ROW_SIZE, VR_ROW_ZERO_LENGTH, batch_cols, buf_state, driver_side, fail, in_memory, inside, note_in_len,
     note_ndesc, note_word,
 )
 from virtring.ring.packed_common cimport AVAIL_USED
@@ -33,6 +33,7 @@ cdef int check_chain(
     cdef size_t k
     cdef bint write
     cdef bint writable = False
+    cdef uint64_t total = 0
     if n == 0 or n > s.num:
         return fail(&s.fault, VR_ROW_SIZE, row, n, s.num)
     for k in range(n):
@@ -47,6 +48,9 @@ cdef int check_chain(
             return fail(&s.fault, VR_ROW_ZERO_LENGTH, row, sg[k].addr, 0)
         if not in_memory(&s.hot, table, sg[k].addr, sg[k].len, PERM_WRITE if write else PERM_READ):
             return fail(&s.fault, VR_ROW_ADDRESS, row, sg[k].addr, sg[k].len)
+        total += sg[k].len
+    if total > <uint64_t>1 << 32:   # virtio 1.4, 2.7.5.2 and 2.8.6
+        return fail(&s.fault, VR_ROW_BYTES, row, <int64_t>total, <int64_t>1 << 32)
     return VR_OK
 
 

@@ -132,13 +132,11 @@ class VirtioBus:
 
     def _fail(self, vdev: VirtioDevice) -> None:
         """The driver has given up. Its queues go, once the device does not use them any more."""
-        status = vdev.config.get_status(vdev)
         if vdev.vqs:
             vdev.reset()
             vdev.config.del_vqs(vdev)
-            vdev.config.set_status(vdev, Status.ACKNOWLEDGE | Status.DRIVER | Status.FAILED)
-        else:
-            vdev.config.set_status(vdev, status | Status.FAILED)
+            vdev.add_status(Status.ACKNOWLEDGE | Status.DRIVER)
+        vdev.add_status(Status.FAILED)
 
     def freeze(self, vdev: VirtioDevice) -> None:
         """Put a device to rest (``virtio_device_freeze``)."""

@@ -265,14 +265,23 @@ class Device:
         if queue is None:
             return
         try:
-            try:
-                self.handle_queue(index, queue)
-            finally:
-                # Also of what was used before an error.
-                if not queue.is_closed:
-                    queue.signal()
+            self._handle(index, queue)
         except QueueBroken as error:
             self.needs_reset(str(error))
+
+    def _handle(self, index: int, queue: DeviceQueue) -> None:
+        try:
+            self.handle_queue(index, queue)
+        except QueueBroken:
+            raise
+        except BaseException:
+            # Left in the middle: the driver must hear of what was used, and kick again.
+            if not queue.is_closed:
+                queue.enable_notify()
+                queue.signal()
+            raise
+        if not queue.is_closed:
+            queue.signal()
 
     def _config_queue(self, index: int, queue: VirtioQueueConfig) -> None:
         features = self.core.driver_features

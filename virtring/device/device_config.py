@@ -260,7 +260,7 @@ class VirtioDeviceConfig(DeviceFeatures):
         queue = self.queue(index)
         if queue is None:
             self.refuse(f"{what} of queue {index}, which does not exist")
-        elif queue.enabled or self._resetting:
+        elif queue.enabled or queue.resetting or self._resetting:
             self.refuse(f"{what} of queue {index} written while it is enabled or being reset")
         else:
             return queue
@@ -330,13 +330,15 @@ class VirtioDeviceConfig(DeviceFeatures):
             if queue is None or Feature.RING_RESET not in self.driver_features:
                 self.refuse(f"reset of queue {index} without RING_RESET or without such a queue")
                 return
-            queue.enabled = False
-        # As in reset(): not with the mutex held.
-        self.reset_queue(index)
-        with self.locked():
-            vector = queue.vector
-            queue.reset()
-            queue.vector = vector
+            queue.enabled, queue.resetting = False, True
+        try:
+            # As in reset(): not with the mutex held.
+            self.reset_queue(index)
+        finally:
+            with self.locked():
+                vector = queue.vector
+                queue.reset()
+                queue.vector = vector
 
     def disable_queue(self, index: int) -> None:
         """The driver takes a queue back, where a transport lets it (virtio 1.4, 4.2.2)."""

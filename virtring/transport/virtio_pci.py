@@ -65,8 +65,8 @@ class VirtioPci(PciDevice):
         name: str = "",
     ) -> None:
         core = device.core
-        if notify_multiplier not in (0, *(1 << bit for bit in range(2, 17))):
-            raise InvalidArgument(f"notify_multiplier {notify_multiplier}: 0, or 4, 8, ... 65536")
+        if notify_multiplier not in (0, *(4**power for power in range(1, 9))):
+            raise InvalidArgument(f"notify_multiplier {notify_multiplier}: 0, or 4, 16, ... 65536")
         # The core refuses for us, so it must be there before the base is.
         self.device, self.core = device, core
         pci_id = PCI_DEVICE_ID_BASE + core.device_id

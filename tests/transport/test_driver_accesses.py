@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.transport.common import CONFIG, LAYOUTS, Echo, EchoDriver
+from tests.transport.common import CONFIG, LAYOUTS, Echo, EchoDriver, bound
 from tests.transport.strict import StrictFunction, StrictWindow
 from virtring.device import Device, VirtioBus, VirtioDevice
 from virtring.memory import GuestMemory
@@ -14,7 +14,6 @@ from virtring.spec.features import Feature
 from virtring.spec.mmio import MmioReg
 from virtring.spec.pci import CommonReg
 from virtring.transport import PciBus, VirtioMmio, VirtioPci, mmio_device, mmio_scan, pci_device
-from virtring.transport.pci_function import BusFunction
 
 
 def live(vdev: VirtioDevice, device: Echo) -> None:
@@ -101,24 +100,22 @@ def test_mmio_placeholders_are_passed_over_untouched() -> None:
     ]
 
 
-def test_a_queue_reset_that_goes_on_reads_1() -> None:
+@pytest.mark.parametrize("kind", ["pci", "mmio"])
+def test_a_queue_reset_that_goes_on_reads_1(kind: str) -> None:
     seen: list[tuple[int, int]] = []
 
     class Watching(Echo):
         def queue_stopped(self, index: int, queue: DeviceQueue) -> None:
-            read = back.read_bar
-            seen.append((read(0, CommonReg.QUEUE_RESET, 2), read(0, CommonReg.QUEUE_ENABLE, 2)))
+            seen.append(registers())
 
-    device = Watching()
-    memory = GuestMemory.create(1 << 20)
-    back = VirtioPci(device, memory)
-    bus = PciBus()
-    bus.add(back)
-    drivers = VirtioBus()
-    drivers.register_driver(EchoDriver)
-    drivers.register_device(vdev := pci_device(BusFunction(bus, 0), memory))
-    driver: Any = vdev.driver
+    def registers() -> tuple[int, int]:
+        ops: Any = vdev.config
+        if kind == "pci":
+            return ops.read(CommonReg.QUEUE_RESET, 2), ops.read(CommonReg.QUEUE_ENABLE, 2)
+        return ops.read(MmioReg.QUEUE_RESET), ops.read(MmioReg.QUEUE_READY)
+
+    vdev, driver, _ = bound(Watching(), kind)
     vdev.vqs[0].reset()
     assert seen == [(1, 0)]
-    assert back.read_bar(0, CommonReg.QUEUE_RESET, 2) == 0
+    assert registers() == (0, 1)
     assert driver.echo(vdev.vqs[0], b"over") == b"over"

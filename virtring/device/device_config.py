@@ -181,7 +181,7 @@ class VirtioDeviceConfig(DeviceFeatures):
 
     def begin(self, features: int) -> None:
         """DRIVER_OK by a transport that does the handshake elsewhere, such as vhost-user."""
-        with self._locked():
+        with self.locked():
             self.driver_features = Feature(features)
             self.status |= (
                 Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK

@@ -7,7 +7,7 @@ from virtring.transport.connect import KINDS
 
 
 @click.command()
-@click.argument("device", type=click.Choice(sorted(DEMOS)))
+@click.argument("device", type=click.Choice(sorted(DEMOS)), metavar="DEVICE")
 @click.option(
     "--transport", type=click.Choice(KINDS), default="pci", show_default=True,
     help="What is between driver and device.",
@@ -23,7 +23,7 @@ from virtring.transport.connect import KINDS
 def demo(device: str, transport: str, ring: str, text: str) -> None:
     """Run DEVICE and its driver in one process and show what they do.
 
-    What is shown is checked: pages really go, bytes really come back. 'virtring devices' lists all
+    DEVICE is balloon, block, console or rng. What is shown is checked: pages really go, bytes really come back. 'virtring devices' lists all
     that there are.
 
     \b

@@ -61,12 +61,15 @@ def plug(name: str, kind: str, packed: bool) -> Iterator[Bench]:
         device = demo.make(Path(folder))
         if not packed:
             device.core.device_features &= ~Feature.RING_PACKED
-        vdev = connect(device, kind, GuestMemory.create(MEMORY))
+        memory = GuestMemory.create(MEMORY)
+        # A guest that has used all of its memory once.
+        memory.view(memory.regions[0].guest_addr, MEMORY)[:] = b"\x01" * MEMORY
+        vdev = connect(device, kind, memory)
         bus = VirtioBus()
         bus.register_driver(demo.driver)
         bus.register_device(vdev)
         try:
-            yield Bench(vdev.memory, device, vdev.driver, title(vdev, kind))
+            yield Bench(memory, device, vdev.driver, title(vdev, kind))
         finally:
             bus.unregister_device(vdev)
             if isinstance(device, Blk):
@@ -76,7 +79,8 @@ def plug(name: str, kind: str, packed: bool) -> Iterator[Bench]:
 def title(vdev: VirtioDevice, kind: str) -> str:
     layout = "packed" if vdev.vqs[0].packed else "split"
     where = vdev.config.bus_name(vdev)
-    return f"{vdev.id} at {where} ({kind}), {layout} rings, {len(vdev.vqs)} queues"
+    queues = ", ".join(vq.name for vq in vdev.vqs)
+    return f"{vdev.id} at {where} ({kind}), {layout} rings, queues: {queues}"
 
 
 def check(true: bool, what: str) -> None:
@@ -85,9 +89,7 @@ def check(true: bool, what: str) -> None:
 
 
 def balloon(bench: Bench, text: str) -> Iterator[str]:
-    entry = bench.memory.regions[0]
-    bench.memory.view(entry.guest_addr, entry.size)[:] = b"\x01" * entry.size
-    yield f"the guest uses all its memory: {bench.held / MIB:.1f} MiB are taken from the system"
+    yield f"the guest has used all its memory: {bench.held / MIB:.1f} MiB are taken from the system"
     for target in (32, 48, 8, 0):
         before = bench.held
         bench.device.set_target(target * PAGES)

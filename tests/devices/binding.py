@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import numpy as np
-
-from virtring.device import RING_OFFER, Device, VirtioBus, VirtioDevice, VirtioDeviceId
+from virtring.device import RING_OFFER, Device, VirtioBus, VirtioDeviceId
 from virtring.device import VirtioDriver as Driver
 from virtring.memory import GuestMemory
 from virtring.queue import Virtqueue

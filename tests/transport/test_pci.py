@@ -165,6 +165,12 @@ def bus(device: Plain) -> PciBus:
     return bus
 
 
+@pytest.mark.parametrize("given", [{"irq": 252}, {"irq": -1}, {"ecam": 0x1000}])
+def test_a_bus_that_cannot_be(given: dict[str, int]) -> None:
+    with pytest.raises(InvalidArgument):
+        PciBus(**given)
+
+
 def test_ecam_and_ports_lead_to_the_same_registers(bus: PciBus, device: Plain) -> None:
     place = bus.ecam + (3 << 15)
     assert bus.read(place, 4) == 0x5678_1234
@@ -283,8 +289,10 @@ def test_the_lines_turn_with_the_slot_and_are_shared(bus: PciBus, device: Plain)
     # MSI-X takes the pin away too; turned off again, it is back.
     device.write_config(4, 2, 0)
     assert len(seen) == 3
+    assert device.read_config(PciReg.STATUS, 2) & 8
     device.write_config(device.find_capability(17) + 2, 2, 0x8000)
     assert not line.level
+    assert not device.read_config(PciReg.STATUS, 2) & 8
     device.write_config(device.find_capability(17) + 2, 2, 0)
     assert len(seen) == 4
 

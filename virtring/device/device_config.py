@@ -30,6 +30,9 @@ DRIVER_BITS = (
     | Status.SUSPEND
     | Status.FAILED
 )
+#: Asked with every kick and interrupt: plain integers, the operators of an enumeration are slow.
+DRIVER_OK, SUSPEND = int(Status.DRIVER_OK), int(Status.SUSPEND)
+RUN_MASK = int(Status.DRIVER_OK | Status.FAILED | Status.NEEDS_RESET)
 
 
 def _nothing(*_: object) -> None:
@@ -116,8 +119,7 @@ class VirtioDeviceConfig(DeviceFeatures):
     @property
     def running(self) -> bool:
         """May buffers be used and notifications sent? DRIVER_OK and nothing wrong."""
-        stopped = Status.FAILED | Status.NEEDS_RESET
-        return Status.DRIVER_OK in self.status and not self.status & stopped and not self._resetting
+        return int(self.status) & RUN_MASK == DRIVER_OK and not self._resetting
 
     def connect(
         self, interrupt_queue: Callable[[int], object], interrupt_config: Callable[[], object]
@@ -368,13 +370,13 @@ class VirtioDeviceConfig(DeviceFeatures):
 
         Not before DRIVER_OK, and never with ``mutex`` held: a driver's callback may wait for it.
         """
-        if Status.SUSPEND in self.status:
+        if int(self.status) & SUSPEND:
             self._late_interrupts.add(index)
         elif self.running:
             self.work.post(("interrupt", index), lambda: self._signal(index))
 
     def _signal(self, index: int) -> None:
-        if Status.SUSPEND in self.status:
+        if int(self.status) & SUSPEND:
             self._late_interrupts.add(index)
         elif self.running:
             self._interrupt_queue(index)

@@ -175,7 +175,7 @@ class VirtioDevice:
                 return value.copy() if part.shape else value[0]
 
     def cwrite(self, dtype: "np.dtype[Any]", field: str, value: Any) -> None:
-        """Write one field of the configuration (Linux ``virtio_cwrite``)."""
+        """Write one field of the configuration, scalar by scalar (Linux ``virtio_cwrite``)."""
         if dtype.fields is None or field not in dtype.fields:
             raise InvalidArgument(f"no field {field!r} in the configuration of {self.id}")
         part, offset = dtype.fields[field][:2]
@@ -183,7 +183,8 @@ class VirtioDevice:
             data = np.broadcast_to(np.asarray(value, part.base), part.shape).tobytes()
         except (OverflowError, TypeError, ValueError) as error:
             raise InvalidArgument(f"{field} of {self.id} takes no {value!r}: {error}") from None
-        self.config.set(self, offset, data)
+        for at, size in scalars(part):
+            self.config.set(self, offset + at, data[at : at + size])
 
     def get_shm_region(self, id: int) -> SharedMemory | None:
         """A shared memory region (Linux ``virtio_get_shm_region``)."""

@@ -58,7 +58,7 @@ cdef inline void packed_take_id(
 ) noexcept nogil:
     cdef buf_state* st = v.s.state + id
     st.token = token
-    st.note = note_word(in_len, ndesc, id)
+    st.note = note_word(in_len, ndesc, 0)
     v.s.free_head = v.s.next[id]
 
 

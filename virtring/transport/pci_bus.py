@@ -67,6 +67,10 @@ class PciBus:
     ) -> None:
         if ecam % ECAM_SIZE:
             raise InvalidArgument(f"ECAM at {ecam:#x}: it takes a multiple of {ECAM_SIZE:#x}")
+        if not 0 <= irq <= 0xFF - 4:
+            raise InvalidArgument(
+                f"irq {irq}: a function's register has room for 0 to 251 and the three behind it"
+            )
         self.ecam = ecam
         self.mmio, self.mmio64 = Window(*mmio), Window(*mmio64)
         self.irq = irq

@@ -14,7 +14,7 @@ EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", REA
 
 
 def test_all_examples_are_found() -> None:
-    assert len(EXAMPLES) == README.count("```python\n") == 4
+    assert len(EXAMPLES) == README.count("```python\n") == 5
 
 
 @pytest.mark.parametrize(("title", "code"), EXAMPLES, ids=[title for title, _ in EXAMPLES])

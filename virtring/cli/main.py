@@ -8,6 +8,8 @@ import click
 
 from virtring._version import __version__
 from virtring.cli.bench import bench
+from virtring.cli.demo import demo
+from virtring.cli.devices import devices
 from virtring.cli.failure import Failed, one_line
 from virtring.cli.rpmsg import rpmsg
 from virtring.cli.transfer import transfer
@@ -45,12 +47,16 @@ def cli() -> None:
     \b
     Examples:
       virtring bench                        how fast are the rings here?
+      virtring devices                      which devices are there?
+      virtring demo balloon                 one of them at work, with its driver
       virtring rpmsg                        messages to another process and back
       virtring transfer big.img copy.img    a file through a ring, between two processes
     """
 
 
 cli.add_command(bench)
+cli.add_command(demo)
+cli.add_command(devices)
 cli.add_command(rpmsg)
 cli.add_command(transfer)
 

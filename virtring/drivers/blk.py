@@ -118,6 +118,7 @@ class BlkDriver(VirtioDriver):
         try:
             super().remove()
         finally:
+            self.queues = []
             for request in lost:
                 request.fail(WrongState("the disk was removed"))
 
@@ -163,6 +164,8 @@ class BlkDriver(VirtioDriver):
         It waits for its turn when all queues are full. OutOfMemory when guest memory has no room
         for its data, InvalidArgument for numbers that a driver must not send.
         """
+        if self._removed:
+            raise WrongState("the disk was removed")
         if data is not None:
             data = memoryview(data).cast("B")
             size = len(data)

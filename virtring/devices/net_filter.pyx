@@ -72,12 +72,16 @@ cdef class NetFilter:
 
     def set_vlan(self, vlan, on) -> bool:
         """Let a VLAN through or not; False when there is no such number."""
+        cdef unsigned int id
+        cdef uint8_t bit
         if not 0 <= vlan < VLANS:
             return False
+        id = vlan
+        bit = <uint8_t>(1 << (id & 7))
         if on:
-            self.vlan_bits[vlan >> 3] |= <uint8_t>(1 << (vlan & 7))
+            self.vlan_bits[id >> 3] |= bit
         else:
-            self.vlan_bits[vlan >> 3] &= <uint8_t>~(1 << (vlan & 7))
+            self.vlan_bits[id >> 3] &= <uint8_t>~bit
         return True
 
     def accepts_frame(self, frame) -> bool:

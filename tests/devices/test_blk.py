@@ -119,12 +119,23 @@ def test_discard_and_zeroes(driver: BlkDriver, image: Path) -> None:
     assert after[1256 * 512 :] == before[1256 * 512 :]
 
 
-def test_many_futures(driver: BlkDriver, image: Path) -> None:
+@pytest.mark.parametrize("later", [False, True], ids=["straight", "later"])
+def test_many_futures(device: Blk, kind: str, image: Path, later: bool) -> None:
     before = image.read_bytes()
-    # More than both queues take: some wait for their turn.
-    requests = [driver.start(BlkType.IN, i, size=512) for i in range(1024)]
-    for i, request in enumerate(requests):
-        assert request.wait(10) == before[512 * i : 512 * i + 512]
+    with bound(device, BlkDriver, kind, later=later) as driver:
+        # More than both queues take: some wait for their turn.
+        requests = [driver.start(BlkType.IN, i, size=512) for i in range(1024)]
+        for i, request in enumerate(requests):
+            assert request.wait(10) == before[512 * i : 512 * i + 512]
+        del requests, request
+
+
+def test_removal_frees_the_memory(device: Blk, kind: str) -> None:
+    with bound(device, BlkDriver, kind) as driver:
+        memory = driver.vdev.memory
+        assert len(driver.read(0, 4)) == 2048
+        assert memory.allocated
+    assert memory.allocated == 0
 
 
 def test_await(driver: BlkDriver, image: Path) -> None:

@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 from posix.types cimport off_t
 
 from virtring.device.cursor cimport (
-    cursor, cursor_open, gather, iovec, scatter, vectors,
+    cursor, cursor_at, cursor_init, gather, iovec, scatter, vectors,
 )
 from virtring.memory.guest cimport GuestMemory
 from virtring.memory.snapshot cimport MemoryTable
@@ -146,8 +146,10 @@ cdef class BlkIo:
         while d < end and not d.flags & VRING_DESC_F_WRITE:
             readable += d.len
             d += 1
-        cursor_open(&out, table, first, d, PERM_READ)
-        cursor_open(&into, table, d, end, PERM_WRITE)
+        cursor_init(&out, table, PERM_READ)
+        cursor_at(&out, first, d)
+        cursor_init(&into, table, PERM_WRITE)
+        cursor_at(&into, d, end)
         while d < end:
             writable += d.len
             d += 1

@@ -232,9 +232,10 @@ def virtqueue_resize(
     if recycle_done is not None:
         recycle_done(vq)
     old = vq.config
+    align = vq.vring_align or CACHE_LINE
     try:
         config, blocks = place_ring(
-            vq.memory, num, vq.vring_align or CACHE_LINE, old.features, old.index, old.name, old.big_endian
+            vq.memory, num, align, old.features, old.index, old.name, old.big_endian
         )
     except OutOfMemory:
         vq.restart()

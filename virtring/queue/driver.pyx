@@ -224,7 +224,11 @@ cdef class Virtqueue(DriverAdd):
 
         False when nothing was (a shared interrupt, Linux's IRQ_NONE). (Linux ``vring_interrupt``)
         """
-        if self.broken or self.closed or not self.more_used:
+        if self.broken or self.closed:
+            return False
+        # While another thread is inside without the GIL nobody can look; one call too many does no
+        # harm, one too few may be the last.
+        if not self.busy and not self.more_used:
             return False
         if self.s.event_idx:
             self.s.event_triggered = True

@@ -23,8 +23,8 @@ from virtring.transport.connect import KINDS
 def demo(device: str, transport: str, ring: str, text: str) -> None:
     """Run DEVICE and its driver in one process and show what they do.
 
-    DEVICE is balloon, block, console or rng. What is shown is checked: pages really go, bytes really come back. 'virtring devices' lists all
-    that there are.
+    DEVICE is balloon, block, console or rng. What is shown is checked: pages really go, bytes
+    really come back. 'virtring devices' lists all that there are.
 
     \b
     Examples:

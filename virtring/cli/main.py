@@ -11,6 +11,7 @@ from virtring.cli.bench import bench
 from virtring.cli.demo import demo
 from virtring.cli.devices import devices
 from virtring.cli.failure import Failed, one_line
+from virtring.cli.inspect import inspect
 from virtring.cli.rpmsg import rpmsg
 from virtring.cli.transfer import transfer
 from virtring.errors import VirtioError
@@ -49,6 +50,7 @@ def cli() -> None:
       virtring bench                        how fast are the rings here?
       virtring devices                      which devices are there?
       virtring demo balloon                 one of them at work, with its driver
+      virtring inspect --help               what is in a ring right now?
       virtring rpmsg                        messages to another process and back
       virtring transfer big.img copy.img    a file through a ring, between two processes
     """
@@ -57,6 +59,7 @@ def cli() -> None:
 cli.add_command(bench)
 cli.add_command(demo)
 cli.add_command(devices)
+cli.add_command(inspect)
 cli.add_command(rpmsg)
 cli.add_command(transfer)
 

@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import numpy as np
-
 from tests.devices.machine import Machine
 from virtring.device import RING_OFFER, Device, VirtioDeviceId
 from virtring.device import VirtioDriver as Driver
@@ -110,5 +108,3 @@ def raw_driver(id: int, *features: int, queues: int = 1, rings: int = int(RING_O
         "queue_count": queues,
     }
     return type("RawDriver", (Raw,), body)
-
-

@@ -83,7 +83,7 @@ def test_transmit_chains(raw: Raw, net: Net, wire: Wire) -> None:
 
 
 def receive_buffers(raw: Raw, *chains: tuple[list[bytes], list[int]]) -> list[list[memoryview]]:
-    made = []
+    made: list[list[memoryview]] = []
     for out, into in chains:
         buffers = [raw.buffer(n) for n in into]
         raw.vqs[0].add_sgs([raw.buffer(data) for data in out], buffers, len(made) + 1)
@@ -331,8 +331,8 @@ def test_legacy_header() -> None:
     """A transitional driver without MRG_RXBUF has 10 bytes of header."""
     from virtring.devices.net_filter import NetFilter
     from virtring.devices.net_io import NetPair
-    from virtring.queue import create_pair
     from virtring.memory import BufferPool
+    from virtring.queue import create_pair
 
     vq, dq = create_pair(16)
     pool = BufferPool(vq.memory, 4, 128)

@@ -103,7 +103,9 @@ class BlkDriver(VirtioDriver):
             count = max(1, min(int(vdev.cread(BLK_CONFIG, "num_queues")), self.MAX_QUEUES))
         vqs = vdev.find_vqs([self._done] * count, [f"req.{i}" for i in range(count)])
         self._longest = self.limits.size_max or 0xFFFFFFFF
-        self.queues = [BlkQueue(vq, self.capacity, max_len=self._longest) for vq in vqs if vq is not None]
+        self.queues = [
+            BlkQueue(vq, self.capacity, max_len=self._longest) for vq in vqs if vq is not None
+        ]
         self._taken: set[int] = set()
         self._one = BlkBatch(1)
         self._used = BlkBatch(max(queue.depth for queue in self.queues))

@@ -133,8 +133,7 @@ class NetDriver(VirtioDriver):
     # Packets.
 
     def send(self, frame: bytes, pair: int = 0) -> None:
-        """Send one frame of 14 to ``mtu + 18`` bytes (InvalidArgument). NoSpace: the queue is full.
-        """
+        """Send one frame of 14 to ``mtu + 18`` bytes (InvalidArgument); NoSpace when full."""
         with self._lock:
             if len(frame) > self._one.data.size:
                 raise InvalidArgument(f"{len(frame)} bytes; it takes 14 to {self._one.data.size}")
@@ -174,7 +173,7 @@ class NetDriver(VirtioDriver):
             if not self.rx[0].vq.enable_cb():
                 continue
             left = None if end is None else end - time.monotonic()
-            if left is not None and left <= 0 or not event.wait(left):
+            if (left is not None and left <= 0) or not event.wait(left):
                 raise WaitTimeout(f"no packet in {timeout} s")
 
     def receive_batch(self, packets: Packets, pair: int = 0) -> int:

@@ -108,5 +108,3 @@ def raw_driver(id: int, *features: int, queues: int = 1, rings: int = int(RING_O
         "queue_count": queues,
     }
     return type("RawDriver", (Raw,), body)
-
-

@@ -83,7 +83,7 @@ def test_transmit_chains(raw: Raw, net: Net, wire: Wire) -> None:
 
 
 def receive_buffers(raw: Raw, *chains: tuple[list[bytes], list[int]]) -> list[list[memoryview]]:
-    made = []
+    made: list[list[memoryview]] = []
     for out, into in chains:
         buffers = [raw.buffer(n) for n in into]
         raw.vqs[0].add_sgs([raw.buffer(data) for data in out], buffers, len(made) + 1)

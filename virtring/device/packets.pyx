@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from virtring.errors import InvalidArgument, NoSpace
@@ -103,6 +102,10 @@ cdef class Packets:
 
     def __len__(self):
         return self.rows
+
+    def __iter__(self):
+        for i in range(self.rows):
+            yield self[i]
 
     def __getitem__(self, index):
         cdef Py_ssize_t i = index

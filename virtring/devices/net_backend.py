@@ -97,7 +97,7 @@ class Tap(NetBackend):
     def transmit(self, pair: int, packets: Packets) -> None:
         for packet in packets:
             try:
-                os.write(self.fd, packet)
+                os.write(self.fd, packet.data)
             except OSError:
                 # An interface that is down, or full.
                 self.refused += 1

@@ -11,12 +11,14 @@ from virtring.device.cursor cimport (
     cursor_at, cursor_init, cursor_next, iovec, scatter, vectors,
 )
 from virtring.device.packets cimport Packets
+from virtring.devices.net_chains cimport NetChains
 from virtring.devices.net_filter cimport LOOK, NetFilter
+from virtring.memory.barriers cimport store64_any
 from virtring.memory.guest cimport GuestMemory
 from virtring.memory.snapshot cimport MemoryTable
 from virtring.memory.table cimport PERM_READ, PERM_WRITE
-from virtring.queue.batch cimport Batch
 from virtring.queue.device cimport DeviceQueue
+from virtring.ring.common cimport host_of_hot, in_memory
 from virtring.spec.ring cimport VRING_DESC_F_WRITE, vring_desc
 
 from virtring.errors import InvalidArgument
@@ -35,7 +37,7 @@ cdef enum:
     STARVED = -1
 
 
-cdef class NetPair:
+cdef class NetPair(NetChains):
     """One receive and one transmit queue of a device.
 
     queue_size: the most entries of each. filter: what decides which packets the driver gets.
@@ -49,73 +51,9 @@ cdef class NetPair:
     """
 
     def __init__(self, queue_size, NetFilter filter not None):
-        # A chain can have as many descriptors as the ring has entries.
-        self.rx = Batch(2 * queue_size, 4 * queue_size)
-        self.spare = Batch(queue_size, 2 * queue_size)
-        self.tx = Batch(queue_size, 2 * queue_size)
+        super().__init__(queue_size)
         self.filter = filter
         self.header = MAX_HEADER
-
-    # -- chains in hand ------------------------------------------------------------------------
-
-    cdef size_t refill(self, DeviceQueue queue, size_t want) except? 0xFFFFFFFF:
-        """Take up to ``want`` more receive chains; how many came."""
-        cdef Batch rx = self.rx
-        cdef Batch spare = self.spare
-        cdef size_t left = rx.rows - self.rx_next
-        cdef size_t n, i
-        cdef uint32_t first, shift
-        self.publish(queue)
-        want = min(want, spare.cols.capacity)
-        if left == 0:
-            self.rx_next = self.rx_filled = 0
-            return queue.pop(rx, want)
-        # Seldom: a packet needs more chains than are in hand. They move to the front.
-        first = rx.cols.offsets[self.rx_next]
-        for i in range(left):
-            rx.cols.id[i] = rx.cols.id[self.rx_next + i]
-            rx.cols.offsets[i] = rx.cols.offsets[self.rx_next + i] - first
-        shift = rx.cols.offsets[rx.rows] - first
-        for i in range(shift):
-            rx.cols.desc[i] = rx.cols.desc[first + i]
-        rx.cols.offsets[left] = shift
-        rx.rows = left
-        self.rx_next = self.rx_filled = 0
-        want = min(want, rx.cols.capacity - left)
-        if want == 0 or shift + spare.cols.max_desc > rx.cols.max_desc:
-            return 0
-        n = queue.pop(spare, want)
-        for i in range(n):
-            rx.cols.id[left + i] = spare.cols.id[i]
-            rx.cols.offsets[left + i + 1] = shift + spare.cols.offsets[i + 1]
-        for i in range(spare.cols.offsets[n]):
-            rx.cols.desc[shift + i] = spare.cols.desc[i]
-        rx.rows = left + n
-        return n
-
-    cdef int publish(self, DeviceQueue queue) except -1:
-        """Give the filled receive chains to the driver."""
-        if self.rx_filled < self.rx_next:
-            queue.push(self.rx, self.rx_filled, self.rx_next - self.rx_filled)
-            self.rx_filled = self.rx_next
-        return 0
-
-    def return_rx(self, DeviceQueue queue not None) -> None:
-        """Give back, empty, the receive chains in hand: a driver takes them as failed packets."""
-        cdef size_t i
-        for i in range(self.rx_next, self.rx.rows):
-            self.rx.cols.written[i] = 0
-        self.rx_next = self.rx.rows
-        self.publish(queue)
-        self.rx.rows = self.rx_next = self.rx_filled = 0
-
-    def return_tx(self, DeviceQueue queue not None) -> None:
-        """Give back the transmit chains in hand; their packets are dropped."""
-        cdef size_t left = self.tx.rows - self.tx_next
-        if left:
-            self.dropped += left
-            queue.push(self.tx, self.tx_next, left)
-        self.tx.rows = self.tx_next = 0
 
     # -- one packet ----------------------------------------------------------------------------
 
@@ -129,6 +67,18 @@ cdef class NetPair:
         cdef size_t part
         cdef size_t skip = self.header
         self.tx.cols.written[row] = 0
+        if (
+            end - d == 1 and not d.flags & VRING_DESC_F_WRITE
+            and d.len >= self.header + MIN_FRAME and d.len <= self.header + MAX_FRAME
+            and in_memory(&self.reader.hot, self.reader.table, d.addr, d.len, PERM_READ)
+        ):
+            iov[0].iov_base = host_of_hot(&self.reader.hot, d.addr) + self.header
+            iov[0].iov_len = d.len - self.header
+            n[0] = 1
+            size[0] = d.len - self.header
+            self.transmitted += 1
+            self.transmitted_bytes += size[0]
+            return True
         while d < end and not d.flags & VRING_DESC_F_WRITE:
             total += d.len
             d += 1
@@ -183,6 +133,8 @@ cdef class NetPair:
         while True:
             if self.rx_next + rows == self.rx.rows:
                 return STARVED
+            if rows == 0 and self.fill_one(iov, n, size):
+                return DELIVERED
             have = self.room(self.rx_next + rows, &first)
             if rows == 0 and have < self.header:
                 # Not even for the header: no packet will ever fit.
@@ -198,6 +150,33 @@ cdef class NetPair:
                 return DROPPED
             need -= have
         return self.fill(rows, iov, n, size)
+
+    cdef bint fill_one(self, const iovec* iov, int n, uint64_t size) noexcept nogil:
+        """The common case, a chain of one descriptor that takes all of the packet: was it one?"""
+        cdef uint32_t i = self.rx.cols.offsets[self.rx_next]
+        cdef const vring_desc* d = self.rx.cols.desc + i
+        cdef char* host
+        cdef int k
+        if (
+            self.rx.cols.offsets[self.rx_next + 1] - i != 1
+            or not d.flags & VRING_DESC_F_WRITE or d.len < self.header + size
+            or not in_memory(&self.writer.hot, self.writer.table, d.addr, d.len, PERM_WRITE)
+        ):
+            return False
+        host = host_of_hot(&self.writer.hot, d.addr)
+        store64_any(host, 0)
+        memset(host + 8, 0, 2)
+        if self.header == MAX_HEADER:
+            memcpy(host + NUM_BUFFERS, b"\1\0", 2)
+        host += self.header
+        for k in range(n):
+            memcpy(host, iov[k].iov_base, iov[k].iov_len)
+            host += iov[k].iov_len
+        self.rx.cols.written[self.rx_next] = <uint32_t>(self.header + size)
+        self.rx_next += 1
+        self.received += 1
+        self.received_bytes += size
+        return True
 
     cdef int fill(self, size_t rows, const iovec* iov, int n, uint64_t size) noexcept nogil:
         cdef uint8_t[MAX_HEADER] header
@@ -322,24 +301,6 @@ cdef class NetPair:
                 break
         return packets.rows - before
 
-    cdef int keep_rest(self, DeviceQueue queue) except -1:
-        """Give back the transmit chains that are done; the others move to the front."""
-        cdef Batch tx = self.tx
-        cdef size_t left = tx.rows - self.tx_next
-        cdef uint32_t first = tx.cols.offsets[self.tx_next]
-        cdef size_t i
-        if self.tx_next:
-            queue.push(tx, 0, self.tx_next)
-        for i in range(tx.cols.offsets[tx.rows] - first):
-            tx.cols.desc[i] = tx.cols.desc[first + i]
-        for i in range(left):
-            tx.cols.id[i] = tx.cols.id[self.tx_next + i]
-            tx.cols.offsets[i + 1] = tx.cols.offsets[self.tx_next + i + 1] - first
-        tx.cols.offsets[0] = 0
-        tx.rows = left
-        self.tx_next = 0
-        return 0
-
     def echo(
         self, GuestMemory memory not None, DeviceQueue tx not None, DeviceQueue rx not None, most
     ) -> int:
@@ -397,8 +358,3 @@ cdef class NetPair:
             self.keep_rest(tx)
             tx.signal()
         return 0
-
-    @property
-    def waiting(self) -> bool:
-        """Is there a packet in hand that waits for receive buffers?"""
-        return self.tx_next < self.tx.rows

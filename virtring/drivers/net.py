@@ -133,8 +133,7 @@ class NetDriver(VirtioDriver):
     # Packets.
 
     def send(self, frame: bytes, pair: int = 0) -> None:
-        """Send one frame of 14 to ``mtu + 18`` bytes (InvalidArgument). NoSpace: the queue is full.
-        """
+        """Send one frame of 14 to ``mtu + 18`` bytes (InvalidArgument); NoSpace when full."""
         with self._lock:
             if len(frame) > self._one.data.size:
                 raise InvalidArgument(f"{len(frame)} bytes; it takes 14 to {self._one.data.size}")

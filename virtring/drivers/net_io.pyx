@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
 
 from virtring.device.packets cimport Packets

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from tests.interop.guest import Guest
 from tests.interop.initramfs import Kernel, linux7, linux61
-
 from virtring.device import Device
 from virtring.devices.rng import Rng
 from virtring.transport.vhost_user import VhostUserServer

@@ -13,7 +13,7 @@ from virtring.queue import DeviceQueue, QueueConfig, describe
 from virtring.spec.features import Feature
 
 
-class Number(click.ParamType):
+class Number(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A number in decimal or, after 0x, in hexadecimal."""
 
     name = "number"

@@ -212,15 +212,23 @@ class Device:
             self.core.connect(lambda _: None, lambda: None)
             self._memory = None
 
-    def start_queue(self, index: int, config: QueueConfig, position: int | None = None) -> None:
+    def start_queue(
+        self,
+        index: int,
+        config: QueueConfig,
+        position: int | None = None,
+        make: Callable[..., DeviceQueue] = DeviceQueue,
+    ) -> None:
         """Begin with a queue, where :meth:`stop_queue` had left off if ``position`` is given.
+
+        make: what makes the queue, by DeviceQueue's arguments: a transport may have its own kind.
 
         Raises InvalidArgument or AddressError when the ring cannot be there.
         """
         if not 0 <= index < len(self.queues):
             raise InvalidArgument(f"queue {index}; the device has {len(self.queues)}")
         self.stop_queue(index)
-        queue = DeviceQueue(
+        queue = make(
             self.memory,
             config,
             weak_barriers=Feature.ORDER_PLATFORM not in config.features,

@@ -27,6 +27,8 @@ class Vring:
     has_addresses: bool = False
     enabled: bool = False
     started: bool = False
+    #: Where it was stopped in this session, as GET_VRING_BASE was told.
+    stopped: int | None = None
     kick: int = -1
     call: int = -1
     err: int = -1
@@ -57,5 +59,5 @@ class Vring:
         for name in ("kick", "call", "err"):
             self.set_fd(name, -1)
         self.num = self.base = self.desc = self.used = self.avail = 0
-        self.log = None
+        self.log = self.stopped = None
         self.has_addresses = self.enabled = self.started = False

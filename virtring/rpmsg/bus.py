@@ -420,18 +420,28 @@ class RpmsgBus(Transport):
             dropped={**port.dropped, **{reason: self._drops[reason] for reason in reasons}},
         )
 
-    def close(self) -> None:
-        """Drivers lose their channels, sleepers wake up and raise QueueClosed; nothing is sent.
+    def shut(self) -> None:
+        """Every call raises QueueClosed from now on, those that wait too; nothing is sent.
 
-        The queues stay the caller's. Again is fine.
+        Takes no lock and waits for nobody: it may come from a thread that owns the device.
         """
-        if self.closed:
-            return
-        for channel in list(self.channels):
-            self._detach(channel, quiet=True)
-        self.channels.clear()
-        for ept in list(self.endpoints.values()):
-            self.destroy_ept(ept)
         self.closed = True
         self.tx.wake()
         self.rx.wake()
+
+    def close(self) -> None:
+        """:meth:`shut`, then drivers lose their channels. The queues stay the caller's.
+
+        What ``remove`` of a driver raises is raised at the end. Again is fine.
+        """
+        self.shut()
+        failure: Exception | None = None
+        while self.channels:
+            try:
+                self._detach(self.channels.pop(0), quiet=True)
+            except Exception as error:
+                failure = failure or error
+        for ept in list(self.endpoints.values()):
+            self.destroy_ept(ept)
+        if failure is not None:
+            raise failure

@@ -52,12 +52,16 @@ cdef class DevicePort(Port):
     def __dealloc__(self):
         free(self.scratch)
 
-    cdef int bind(self, GuestMemory memory) except -1:
-        """Addresses are looked up in the memory as it is now."""
-        if memory.snapshot is not self.table:
-            self.table = memory.snapshot
-            self.hot.size = 0
-        return 0
+    cdef void bind(self, GuestMemory memory) noexcept:
+        """Addresses are looked up in the memory as it is now, until unbind().
+
+        Not for longer: what is removed from the memory meanwhile is to be unmapped.
+        """
+        self.table = memory.snapshot
+        self.hot.size = 0
+
+    cdef void unbind(self) noexcept:
+        self.table = None
 
     cdef char* host(self, const vring_desc* part, uint32_t perm) noexcept:
         """Where a descriptor's memory is mapped; NULL when it was removed since it was popped."""
@@ -117,8 +121,8 @@ cdef class DevicePort(Port):
             self.check_one(from_, to, view.len)
             if self.spare:
                 return self.send_spare(from_, to, view.len, data)
-            self.bind(self.svq.memory)
             while not sent and self.svq.pop(self.popped_tx, 1):
+                self.bind(self.svq.memory)
                 if self.usable(0):
                     at = self.target(0)
                     put_header(at, from_, to, <uint32_t>view.len, self.swap)
@@ -130,6 +134,7 @@ cdef class DevicePort(Port):
                 else:
                     self.bad_buffers += 1
                     self.popped_tx.cols.written[0] = 0
+                self.unbind()
                 self.svq.push(self.popped_tx)
         finally:
             PyBuffer_Release(&view)
@@ -174,7 +179,6 @@ cdef class DevicePort(Port):
                 m._len[row], m.data[row, : m._len[row]],
             )
             row += 1
-        self.bind(self.svq.memory)
         while row < end:
             try:
                 n = self.svq.pop(popped, min(end - row, BURST))
@@ -184,6 +188,7 @@ cdef class DevicePort(Port):
                 break
             if n == 0:
                 break
+            self.bind(self.svq.memory)
             for i in range(n):
                 if not self.usable(i):
                     self.bad_buffers += 1
@@ -194,6 +199,7 @@ cdef class DevicePort(Port):
                 self.tx_bytes += used - HDR_SIZE
                 self.tx_messages += 1
                 row += 1
+            self.unbind()
             self.svq.push(popped)
         if row > first:
             self.svq.signal()
@@ -231,6 +237,7 @@ cdef class DevicePort(Port):
         for i in range(n):
             self.take(i, want, m, other)
             popped.cols.written[i] = 0
+        self.unbind()
         try:
             self.rvq.push(popped)
             self.rvq.signal()

@@ -131,7 +131,8 @@ cdef class DriverPort(Port):
         self.svq = svq
         self.rx = Half(rvq.memory, num_rx, rx_buf_size)
         self.tx = Half(svq.memory, num_tx, tx_buf_size)
-        self.post_rx()
+        # The kick is the caller's: the device may not be ready for one yet.
+        self.post_all()
 
     # -- sending -------------------------------------------------------------------------------
 
@@ -306,6 +307,12 @@ cdef class DriverPort(Port):
 
     def post_rx(self) -> int:
         """Post all buffers that are in the pool; how many the ring took. Then kick."""
+        cdef Py_ssize_t total = self.post_all()
+        if total:
+            self.rvq.kick()
+        return total
+
+    cdef Py_ssize_t post_all(self) except -1:
         cdef Half rx = self.rx
         cdef Py_ssize_t k
         cdef Py_ssize_t added
@@ -316,8 +323,6 @@ cdef class DriverPort(Port):
             total += added
             if added < k:
                 break
-        if total:
-            self.rvq.kick()
         return total
 
     def take_rx(self):

@@ -271,7 +271,9 @@ class Transport(ABC):
         if buffer.owner is not self or not buffer.held:
             raise InvalidArgument("the buffer is not one of this bus, or was sent or released")
         with self.tx_lock:
-            self._give_tx(buffer)
+            # The queue of a closed bus may be gone, and the buffer with it.
+            if not self.closed:
+                self._give_tx(buffer)
             buffer.taken()
         self.tx.wake()
 
@@ -281,7 +283,8 @@ class Transport(ABC):
             raise InvalidArgument("the message is not one of this bus, or was released before")
         if buffer.key is not None:
             with self.rx_lock:
-                self._give_rx(buffer)
+                if not self.closed:
+                    self._give_rx(buffer)
 
     # -- state ---------------------------------------------------------------------------------
 

@@ -69,6 +69,8 @@ class Device:
         self.features = Feature(0)
         self.queues: list[DeviceQueue | None] = [None] * len(self.names)
         self._memory: GuestMemory | None = None
+        #: Makes the device's queues, by DeviceQueue's arguments: a transport may have its own kind.
+        self.make_queue: Callable[..., DeviceQueue] = DeviceQueue
 
     # What a device overrides.
 
@@ -212,23 +214,15 @@ class Device:
             self.core.connect(lambda _: None, lambda: None)
             self._memory = None
 
-    def start_queue(
-        self,
-        index: int,
-        config: QueueConfig,
-        position: int | None = None,
-        make: Callable[..., DeviceQueue] = DeviceQueue,
-    ) -> None:
+    def start_queue(self, index: int, config: QueueConfig, position: int | None = None) -> None:
         """Begin with a queue, where :meth:`stop_queue` had left off if ``position`` is given.
-
-        make: what makes the queue, by DeviceQueue's arguments: a transport may have its own kind.
 
         Raises InvalidArgument or AddressError when the ring cannot be there.
         """
         if not 0 <= index < len(self.queues):
             raise InvalidArgument(f"queue {index}; the device has {len(self.queues)}")
         self.stop_queue(index)
-        queue = make(
+        queue = self.make_queue(
             self.memory,
             config,
             weak_barriers=Feature.ORDER_PLATFORM not in config.features,

@@ -1,13 +1,16 @@
 """Interrupts of a vfio-user device: eventfds that the client gives and takes back."""
 
 import errno
+import logging
 import os
 from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 
 from virtring.transport.pci_device import PciDevice
 from virtring.transport.unix import close_fds
-from virtring.transport.vfio_user.message import IRQ_INFO, IRQ_SET, Message
+from virtring.transport.vfio_user.message import IRQ_INFO, IRQ_SET, Message, Refused
+
+log = logging.getLogger(__name__)
 
 
 class IrqIndex(IntEnum):
@@ -40,15 +43,14 @@ class IrqSet(IntFlag):
     TRIGGER = 32
 
 
+DATA = IrqSet.DATA_NONE | IrqSet.DATA_BOOL | IrqSet.DATA_EVENTFD
+ACTIONS = IrqSet.MASK | IrqSet.UNMASK | IrqSet.TRIGGER
 ONE = b"\1\0\0\0\0\0\0\0"
 
 
-class Refused(Exception):
-    """A message that is answered with an errno; the session goes on."""
-
-    def __init__(self, error: int, why: str) -> None:
-        super().__init__(why)
-        self.errno = error
+def is_eventfd(fd: int) -> bool:
+    """Anything else could block us, or fail, when it is written to."""
+    return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
 
 
 def signal(fd: int) -> None:
@@ -83,7 +85,8 @@ class Irqs:
 
     def count(self, index: int) -> int:
         """Interrupts of that kind."""
-        if index == IrqIndex.INTX:
+        # ERR is never signalled: we have no errors to recover from, but clients miss it.
+        if index in (IrqIndex.INTX, IrqIndex.ERR):
             return 1
         if index == IrqIndex.MSIX and self.pci.msix is not None:
             return self.pci.msix.vectors
@@ -91,7 +94,7 @@ class Irqs:
 
     def info(self, message: Message) -> bytes:
         """The answer to DEVICE_GET_IRQ_INFO."""
-        _, _, index, _ = message.take(IRQ_INFO)
+        _, _, index, _ = message.query(IRQ_INFO)
         if index >= len(IrqIndex):
             raise Refused(errno.EINVAL, f"interrupt index {index}")
         flags = IrqFlag.EVENTFD
@@ -103,29 +106,38 @@ class Irqs:
 
     def set(self, message: Message) -> None:
         """DEVICE_SET_IRQS."""
-        _, bits, index, start, count = message.take(IRQ_SET)
-        flags = IrqSet(bits & 0x3F)
+        argsz, bits, index, start, count = message.query(IRQ_SET)
+        flags = IrqSet(bits & int(DATA | ACTIONS))
+        if bits != flags or (flags & DATA).bit_count() != 1 or (flags & ACTIONS).bit_count() != 1:
+            raise Refused(errno.EINVAL, f"flags {bits:#x}: it takes one kind of data, one action")
         if index >= len(IrqIndex) or start + count > self.count(index):
             raise Refused(errno.EINVAL, f"interrupts {start} to {start + count} of index {index}")
         wanted: Sequence[int] = range(start, start + count)
-        if IrqSet.DATA_NONE in flags and not count:
+        if IrqSet.DATA_EVENTFD in flags:
+            self._take_fds(flags, index, wanted, message)
+            return
+        if IrqSet.DATA_BOOL in flags:
+            chosen = message.payload[IRQ_SET.size : min(argsz, IRQ_SET.size + count)]
+            if len(chosen) != count:
+                raise Refused(errno.EINVAL, f"{len(chosen)} booleans for {count} interrupts")
+            wanted = [number for number, on in zip(wanted, chosen, strict=True) if on]
+        elif not count:
             wanted = range(self.count(index))
             if IrqSet.TRIGGER in flags:
                 self._assign(index, wanted, [])
                 return
-        if IrqSet.DATA_EVENTFD in flags:
-            if IrqSet.TRIGGER not in flags or len(message.fds) not in (0, count):
-                raise Refused(errno.EINVAL, f"{len(message.fds)} eventfds for {count} interrupts")
-            fds = list(message.fds)
-            message.fds.clear()
-            self._assign(index, wanted, fds)
-            return
-        if IrqSet.DATA_BOOL in flags:
-            chosen = message.payload[IRQ_SET.size : IRQ_SET.size + count]
-            if len(chosen) != count:
-                raise Refused(errno.EINVAL, f"{len(chosen)} booleans for {count} interrupts")
-            wanted = [number for number, on in zip(wanted, chosen, strict=True) if on]
         self._act(flags, index, wanted)
+
+    def _take_fds(self, flags: IrqSet, index: int, wanted: Sequence[int], message: Message) -> None:
+        if IrqSet.TRIGGER not in flags:
+            raise Refused(errno.EINVAL, "an eventfd to tell of masking: not supported")
+        if len(message.fds) not in (0, len(wanted)):
+            raise Refused(errno.EINVAL, f"{len(message.fds)} fds for {len(wanted)} interrupts")
+        if not all(map(is_eventfd, message.fds)):
+            raise Refused(errno.EINVAL, "a descriptor that is no eventfd")
+        fds = list(message.fds)
+        message.fds.clear()
+        self._assign(index, wanted, fds)
 
     def _assign(self, index: int, wanted: Sequence[int], fds: list[int]) -> None:
         for position, number in enumerate(wanted):

@@ -1,10 +1,12 @@
 """The messages of the vfio-user protocol (QEMU docs/interop/vfio-user.rst)."""
 
+import errno
 import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 from virtring.transport.unix import MESSAGE_TIME, ProtocolError, close_fds, read_exact, send_all
 
@@ -39,6 +41,18 @@ REGION_IO = struct.Struct("<QII")
 DMA_IO = struct.Struct("<QQ")
 
 
+#: how many writes; then for each offset, region, count and 8 bytes of data
+WRITE_MULTI, WRITE_ENTRY = struct.Struct("<Q"), struct.Struct("<QII8s")
+
+
+class Refused(Exception):
+    """A command that is answered with an errno; the session goes on."""
+
+    def __init__(self, error: int, why: str) -> None:
+        super().__init__(why)
+        self.errno = error
+
+
 class Command(IntEnum):
     """VFIO_USER_*; DMA_READ and DMA_WRITE go from the server to the client."""
 
@@ -55,6 +69,7 @@ class Command(IntEnum):
     DMA_READ = 11
     DMA_WRITE = 12
     DEVICE_RESET = 13
+    REGION_WRITE_MULTI = 15
 
 
 @dataclass
@@ -70,17 +85,31 @@ class Message:
 
     @property
     def is_reply(self) -> bool:
-        return self.flags & TYPE_MASK == TYPE_REPLY
+        """A reply, not a command; ProtocolError when it is neither."""
+        kind = self.flags & TYPE_MASK
+        if kind > TYPE_REPLY:
+            raise ProtocolError(f"{self}: neither a command nor a reply, but of type {kind}")
+        return kind == TYPE_REPLY
 
     @property
     def wants_reply(self) -> bool:
         return not self.flags & NO_REPLY
 
-    def take(self, layout: struct.Struct) -> tuple[int, ...]:
+    def take(self, layout: struct.Struct) -> tuple[Any, ...]:
         """The payload's head by ``layout``; ProtocolError when it is shorter."""
         if len(self.payload) < layout.size:
             raise ProtocolError(f"{self}: it takes {layout.size} bytes")
         return layout.unpack_from(self.payload)
+
+    def query(self, layout: struct.Struct) -> tuple[Any, ...]:
+        """As :meth:`take`, for a layout that begins with argsz and is that of the answer too.
+
+        Refused when the sender has no room for the answer.
+        """
+        fields = self.take(layout)
+        if fields[0] < layout.size:
+            raise Refused(errno.EINVAL, f"argsz {fields[0]}; the answer has {layout.size} bytes")
+        return fields
 
     def __str__(self) -> str:
         try:

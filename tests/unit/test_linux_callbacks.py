@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -144,7 +145,7 @@ def test_a_group_half_taken_counts_as_pending(kind: str) -> None:
 @both
 def test_interrupt_while_another_thread_adds(kind: str) -> None:
     """The thread of the interrupt cannot look then: it calls back, and does not raise."""
-    called = []
+    called: list[Any] = []
     ring = Ring(kind, 4096, callback=called.append)
     batch = Batch(4096)
     batch.addr[:], batch.len[:] = ring.addr(ring.buf()), 16

@@ -1,0 +1,433 @@
+"""Receiving: the device side of the ring that the other end sends on."""
+
+import time
+
+import numpy as np
+
+cimport cython
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from virtring.memory.barriers cimport cpu_relax
+from virtring.queue.batch cimport Batch
+from virtring.queue.device cimport DeviceQueue
+from virtring.ring.packed_device cimport packed_look, packed_word_available
+
+from virtring.channel.layout import BASE
+from virtring.channel.peer import Waker
+from virtring.errors import (
+    BadChain, InvalidArgument, PeerClosed, PeerDied, QueueBroken, QueueBusy, WaitTimeout,
+)
+from virtring.queue.eventfd import check_timeout
+from virtring.queue.notify import Spin, async_wait_available, wait_available
+from virtring.queue.spin import spin_available
+
+cdef enum:
+    # Looks at the ring before anything that costs more than they do; about a microsecond.
+    POLLS = 16
+
+cdef uint64_t FIRST = BASE
+
+
+@cython.no_gc_clear
+@cython.final
+@cython.freelist(16)
+cdef class Borrow:
+    """A received message where it lies in the shared memory; from :meth:`Channel.borrow`.
+
+    It exports the buffer protocol, read-only (format ``"B"``): ``numpy.frombuffer(message, dtype)``
+    and ``memoryview(message)`` are zero-copy. ``size`` is its length in bytes. The sender can still
+    change it: copy what has to be checked. Its slot goes back with :meth:`Channel.release`, at the
+    end of a ``with`` block, or with the last view of it.
+    """
+
+    def __init__(self):
+        raise InvalidArgument("a Borrow is made by Channel.borrow")
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, <void*>self.host, self.size, 1, flags)
+
+    def __len__(self):
+        return self.size
+
+    def __bytes__(self):
+        return PyBytes_FromStringAndSize(self.host, self.size)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if self.channel is not None:
+            self.channel.release(self)
+
+    def __del__(self):
+        if self.channel is not None and not self.channel.closed:
+            self.channel.release(self)
+
+    def __repr__(self):
+        return f"<Borrow {self.size} bytes{', released' if self.channel is None else ''}>"
+
+
+cdef class ChannelReceive(ChannelEnd):
+    """The part of :class:`Channel` that receives."""
+
+    cdef int attach_queues(self, object vdev) except -1:
+        cdef int other = 1 - self.side
+        waker = Waker.from_fd(self.events[2 * other].fileno())
+        waker.watch(self.peer)
+        self.recv_waker = waker
+        self.recv_spin = Spin(self.spin_limit)
+        self.dq = DeviceQueue(
+            self.memory, self.layout.ring(other), call=self.events[2 * other + 1]
+        )
+        self.give_at = self.layout.give_back
+        self.popped = Batch(32)
+        self.given = Batch(self.layout.num)
+        self.kicked = True
+        return 0
+
+    cdef int drop_queues(self) except -1:
+        self.dq.close()
+        # A waiter in another thread wakes, sees that, and closes it.
+        if self.receiving:
+            self.recv_waker.signal()
+        else:
+            self.recv_waker.close()
+        return 0
+
+    # -- one message ---------------------------------------------------------------------------
+
+    cdef bint look(self) noexcept:
+        """Whether the ring has something, in one look."""
+        return packed_word_available(&self.dq.pack, packed_look(&self.dq.pack))
+
+    cdef int refill(self) except -1:
+        """Take what there is from the ring, up to a batch; 0 when there is nothing."""
+        cdef size_t n = 0
+        if not self.look():
+            return 0
+        try:
+            self.dq.enter_ring()
+            n = self.dq.pop_rows(self.popped, self.popped.cols.capacity)
+        except QueueBroken as error:
+            self.break_channel(error)
+        self.pos = 0
+        self.end = n
+        if n and self.kicked:
+            # Not before the first message: until then the sender may still be clearing the ring.
+            self.dq.disable_notify()
+            self.kicked = False
+        return n != 0
+
+    cdef int enter_recv(self) except -1:
+        if self.state:
+            self.enter_slowly()
+        if self.receiving:
+            raise QueueBusy("another thread or task waits in a receive on this end")
+        return 0
+
+    cdef int ready_recv(self) except -1:
+        """1 when there is a message; raises when there is none and will be none."""
+        if self.pos != self.end or self.refill():
+            return 1
+        try:
+            self.look_at_peer()
+        except (PeerClosed, PeerDied):
+            # It may have sent something between the two looks.
+            if self.refill():
+                return 1
+            raise
+        return 0
+
+    cdef const char* message(self, uint32_t* length) except NULL:
+        """The next message, checked; it stays the next until ``pos`` moves."""
+        cdef size_t row = self.pos
+        cdef size_t first = self.popped.cols.offsets[row]
+        cdef uint64_t addr = self.popped.cols.desc[first].addr
+        cdef uint32_t size = self.popped.cols.desc[first].len - 1
+        # The queue has checked that it lies in the memory, which is one region.
+        if (
+            self.popped.cols.offsets[row + 1] - first != 1 or size > self.slot_size
+            or self.popped.cols.desc[first].flags
+        ):
+            self.break_channel(BadChain(
+                f"the other end sent a message of {size} bytes in"
+                f" {self.popped.cols.offsets[row + 1] - first} pieces; a message is one readable"
+                f" piece of at most {self.slot_size} bytes"
+            ))
+        length[0] = size
+        return self.base + (addr - FIRST)
+
+    cdef int done(self, uint32_t id) except -1:
+        """The message with that id was received: its slot goes back, with others."""
+        self.given.cols.id[self.n_given] = id
+        self.n_given += 1
+        if self.n_given >= self.give_at:
+            self.dq.enter_push()
+            self.dq.push_rows(self.given.cols.id, self.given.cols.written, self.n_given, 0)
+            self.n_given = 0
+            self.dq.signal()
+        return 0
+
+    cdef bytes take(self):
+        cdef uint32_t size = 0
+        cdef const char* host = self.message(&size)
+        cdef bytes data = PyBytes_FromStringAndSize(host, size)
+        self.pos += 1
+        self.done(self.popped.cols.id[self.pos - 1])
+        return data
+
+    def try_recv(self):
+        """The next message as bytes, or None when there is none.
+
+        Raises PeerClosed or PeerDied when there is none and it is known that none will come;
+        BadChain, once, when the other end wrote nonsense, and QueueBroken from then on; QueueBusy
+        when another thread waits for a message.
+        """
+        if self.state or self.receiving:
+            self.enter_recv()
+        if self.pos == self.end and not self.ready_recv():
+            return None
+        return self.take()
+
+    def recv(self, timeout=None) -> bytes:
+        """The next message; waits up to ``timeout`` seconds for it, None for ever.
+
+        Raises WaitTimeout when the time ran out, otherwise as :meth:`try_recv`; the death of the
+        other process is noticed at once.
+        """
+        if self.state or self.receiving:
+            self.enter_recv()
+        if self.pos == self.end and not self.ready_recv():
+            self.wait_recv(timeout)
+        return self.take()
+
+    async def arecv(self, timeout=None):
+        """:meth:`recv` for an asyncio task."""
+        await self._wait_recv_async(timeout)
+        return self.take()
+
+    # -- many ----------------------------------------------------------------------------------
+
+    cdef list take_batch(self, size_t limit):
+        cdef list found = []
+        try:
+            while limit and (self.pos != self.end or self.refill()):
+                found.append(self.take())
+                limit -= 1
+        except QueueBroken:
+            # What came before the nonsense counts; the next call tells.
+            if not found:
+                raise
+        return found
+
+    def try_recv_batch(self, limit=None) -> list:
+        """The messages that are there, up to ``limit`` (by default ``slots``), as a list of bytes.
+
+        An empty list when there are none; otherwise raises as :meth:`try_recv`.
+        """
+        cdef size_t most = self._limit(limit)
+        if self.state or self.receiving:
+            self.enter_recv()
+        if not self.ready_recv():
+            return []
+        return self.take_batch(most)
+
+    def recv_batch(self, limit=None, timeout=None) -> list:
+        """As :meth:`try_recv_batch`, but waits until there is one, as :meth:`recv` does."""
+        cdef size_t most = self._limit(limit)
+        if self.state or self.receiving:
+            self.enter_recv()
+        if not self.ready_recv():
+            self.wait_recv(timeout)
+        return self.take_batch(most)
+
+    async def arecv_batch(self, limit=None, timeout=None):
+        """:meth:`recv_batch` for an asyncio task."""
+        cdef size_t most = self._limit(limit)
+        await self._wait_recv_async(timeout)
+        return self.take_batch(most)
+
+    def _limit(self, limit) -> int:
+        if limit is None:
+            return self.layout.slots
+        if not isinstance(limit, int) or limit < 1:
+            raise InvalidArgument(f"limit is {limit!r}; it takes 1 or more messages")
+        return min(limit, 1 << 31)
+
+    cdef size_t fill(self, object out, object lengths) except? 0:
+        """Copy what there is, one message behind the other, as far as there is room for it."""
+        cdef unsigned char[::1] data
+        cdef uint32_t[::1] sizes
+        cdef size_t room, most
+        cdef size_t at = 0
+        cdef size_t n = 0
+        cdef uint32_t size = 0
+        cdef const char* host
+        try:
+            data = out
+            sizes = lengths
+        except (TypeError, ValueError, BufferError) as error:
+            raise InvalidArgument(
+                f"out takes a writable contiguous array of uint8, lengths one of uint32: {error}"
+            ) from None
+        room = data.shape[0]
+        most = sizes.shape[0]
+        if most == 0:
+            raise InvalidArgument("lengths is empty; it takes room for one message or more")
+        try:
+            while n < most and (self.pos != self.end or self.refill()):
+                host = self.message(&size)
+                if size > room - at:
+                    if n:
+                        break
+                    raise InvalidArgument(
+                        f"the next message has {size} bytes; out has room for {room}"
+                    )
+                if size:
+                    memcpy(&data[at], host, size)
+                at += size
+                sizes[n] = size
+                n += 1
+                self.pos += 1
+                self.done(self.popped.cols.id[self.pos - 1])
+        except QueueBroken:
+            if n == 0:
+                raise
+        return n
+
+    def try_recv_array(self, out, lengths) -> int:
+        """Copy messages one behind the other into ``out``, their sizes into ``lengths``.
+
+        ``out`` is a writable contiguous array of uint8 (one dimension), ``lengths`` one of uint32.
+        Stops when either is full or nothing more is there; returns the number of messages.
+        InvalidArgument when not even the first one has room in ``out``; it stays the next one.
+        Otherwise raises as :meth:`try_recv`.
+        """
+        if self.state or self.receiving:
+            self.enter_recv()
+        if not self.ready_recv():
+            return 0
+        return self.fill(out, lengths)
+
+    def recv_array(self, out, lengths, timeout=None) -> int:
+        """As :meth:`try_recv_array`, but waits until there is one, as :meth:`recv` does."""
+        if self.state or self.receiving:
+            self.enter_recv()
+        if not self.ready_recv():
+            self.wait_recv(timeout)
+        return self.fill(out, lengths)
+
+    # -- without a copy ------------------------------------------------------------------------
+
+    cdef Borrow lend(self):
+        cdef uint32_t size = 0
+        cdef const char* host = self.message(&size)
+        cdef Borrow borrow = Borrow.__new__(Borrow)
+        borrow.channel = self
+        borrow.table = self.table
+        borrow.host = host
+        borrow.size = size
+        borrow.id = self.popped.cols.id[self.pos]
+        self.pos += 1
+        return borrow
+
+    def try_borrow(self):
+        """The next message as a :class:`Borrow`, in place, or None. Raises as :meth:`try_recv`."""
+        if self.state or self.receiving:
+            self.enter_recv()
+        if self.pos == self.end and not self.ready_recv():
+            return None
+        return self.lend()
+
+    def borrow(self, timeout=None) -> Borrow:
+        """:meth:`recv` without a copy: the message in place, until :meth:`release`.
+
+        Its slot is not free meanwhile: who keeps ``slots`` messages borrowed stops the sender.
+        """
+        if self.state or self.receiving:
+            self.enter_recv()
+        if self.pos == self.end and not self.ready_recv():
+            self.wait_recv(timeout)
+        return self.lend()
+
+    async def aborrow(self, timeout=None):
+        """:meth:`borrow` for an asyncio task."""
+        await self._wait_recv_async(timeout)
+        return self.lend()
+
+    def release(self, Borrow message not None) -> None:
+        """Give the slot of a borrowed message back; the sender will write to it again.
+
+        Raises InvalidArgument for a message that was released before or belongs to another channel.
+        """
+        if message.channel is not self:
+            raise InvalidArgument(f"{message!r} is not a message that this end has borrowed")
+        if self.state:
+            self.enter_slowly()
+        message.channel = None
+        self.done(message.id)
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    cdef int wait_recv(self, object timeout) except -1:
+        """Wait until there is a message in ``popped``."""
+        cdef int _i
+        timeout = check_timeout(timeout)
+        for _i in range(POLLS):
+            if self.look() and self.refill():
+                return 0
+            cpu_relax()
+        self.receiving = True
+        try:
+            start = time.monotonic()
+            us = self.recv_spin.us
+            if timeout is not None:
+                us = min(us, timeout * 1e6)
+            if us and spin_available(self.dq, us):
+                self.recv_spin.waited((time.monotonic() - start) * 1e6, slept=False)
+            else:
+                left = None
+                if timeout is not None:
+                    left = max(0.0, start + timeout - time.monotonic())
+                found = wait_available(self.dq, self.recv_waker, left)
+                self.recv_spin.waited((time.monotonic() - start) * 1e6, slept=True)
+                if not found:
+                    raise WaitTimeout(f"no message came in {timeout} seconds")
+        except (PeerClosed, PeerDied) as error:
+            self.dead = isinstance(error, PeerDied)
+            # It may have sent something before.
+            if not self.look():
+                raise
+        finally:
+            self.recv_waited()
+        self.refill()
+        return 0
+
+    async def _wait_recv_async(self, timeout):
+        timeout = check_timeout(timeout)
+        if self.state or self.receiving:
+            self.enter_recv()
+        if self.ready_recv():
+            return
+        self.receiving = True
+        try:
+            if not await async_wait_available(self.dq, self.recv_waker, timeout):
+                raise WaitTimeout(f"no message came in {timeout} seconds")
+        except (PeerClosed, PeerDied) as error:
+            self.dead = isinstance(error, PeerDied)
+            if not self.look():
+                raise
+        finally:
+            self.recv_waited()
+        self.refill()
+
+    cdef int recv_waited(self) except -1:
+        """Nobody waits any more; when another thread closed the end meanwhile, say so."""
+        self.receiving = False
+        if self.state:
+            self.recv_waker.close()
+            self.enter_slowly()
+        return 0

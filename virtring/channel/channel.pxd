@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from virtring.channel.receive cimport ChannelReceive
 from virtring.memory.snapshot cimport MemoryTable
@@ -27,8 +27,11 @@ cdef class Channel(ChannelReceive):
     cdef bint sending                   # somebody waits
     cdef object send_waker
     cdef object send_spin
+    cdef double send_us                 # how long the next wait polls
 
     cdef int enter_send(self) except -1
+    cdef bint back(self) noexcept nogil
+    cdef bint spin_send(self, int64_t until) noexcept nogil
     cdef int harvest(self) except -1
     cdef int room(self) except -1
     cdef int publish(self, uint32_t slot, size_t size) except -1

@@ -9,9 +9,11 @@ from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint32_t, uint64_t
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from virtring.channel.end cimport now_ns
 from virtring.memory.barriers cimport cpu_relax, load_acquire64
 from virtring.memory.table cimport PERM_RW
 from virtring.queue.batch cimport Batch
@@ -24,10 +26,11 @@ from virtring.errors import InvalidArgument, PeerDied, QueueBroken, QueueBusy, W
 from virtring.queue.create import vring_new_virtqueue
 from virtring.queue.eventfd import check_timeout
 from virtring.queue.notify import Spin, async_wait_used, wait_used
-from virtring.queue.spin import spin_used
 
 cdef enum:
+    # As in receive.pyx.
     POLLS = 16
+    SLICE_NS = 1_000_000
     # Messages published at once: enough that one more costs nothing, few enough that the receiver
     # begins while the next ones are copied.
     CHUNK = 64
@@ -56,12 +59,10 @@ cdef class Loan:
     def __len__(self):
         return self.size
 
-    def __del__(self):
-        cdef Channel channel = self.channel
-        if channel is not None and not channel.closed:
-            self.channel = None
-            channel.free[channel.n_free] = self.slot
-            channel.n_free += 1
+    def __dealloc__(self):
+        if self.channel is not None and self.channel.state == 0:
+            self.channel.free[self.channel.n_free] = self.slot
+            self.channel.n_free += 1
 
     def __repr__(self):
         return f"<Loan of {self.size} bytes{', committed' if self.channel is None else ''}>"
@@ -92,6 +93,7 @@ cdef class Channel(ChannelReceive):
         waker.watch(self.peer)
         self.send_waker = waker
         self.send_spin = Spin(self.spin_limit)
+        self.send_us = self.send_spin.us
         self.vq = vring_new_virtqueue(
             self.side, ring.size, 64, vdev, True, False, ring, notify=self.events[2 * self.side],
             name="channel",
@@ -129,7 +131,7 @@ cdef class Channel(ChannelReceive):
         cdef size_t taken = 0
         cdef size_t i
         cdef int code
-        if not packed_used_at(&self.vq.pack, packed_off_wrap(&self.vq.pack, 0)):
+        if not self.back():
             return 0
         try:
             self.vq.enter()
@@ -481,30 +483,53 @@ cdef class Channel(ChannelReceive):
 
     # -- waiting -------------------------------------------------------------------------------
 
-    cdef int wait_send(self, object timeout) except -1:
-        """Wait until there is room."""
+    cdef bint back(self) noexcept nogil:
+        """Whether the receiver has given something back, in one look."""
+        return packed_used_at(&self.vq.pack, packed_off_wrap(&self.vq.pack, 0))
+
+    cdef bint spin_send(self, int64_t until) noexcept nogil:
+        """Poll until there is room or ``until`` has come."""
         cdef int _i
-        timeout = check_timeout(timeout)
-        for _i in range(POLLS):
-            if self.harvest():
-                return 0
-            cpu_relax()
+        while True:
+            for _i in range(POLLS):
+                if self.back():
+                    return True
+                cpu_relax()
+            if now_ns() >= until:
+                return False
+
+    cdef int wait_send(self, object timeout) except -1:
+        """Wait until there is room; as wait_recv."""
+        cdef int64_t start = now_ns()
+        cdef int64_t until, now
+        cdef double us
+        cdef bint found
+        if timeout is not None:
+            timeout = check_timeout(timeout)
+        if self.spin_send(0) and self.harvest():
+            return 0
         self.sending = True
         try:
-            start = time.monotonic()
-            us = self.send_spin.us
+            us = self.send_us
             if timeout is not None:
                 us = min(us, timeout * 1e6)
-            if us and spin_used(self.vq, us):
-                self.send_spin.waited((time.monotonic() - start) * 1e6, slept=False)
-            else:
+            now = start
+            until = start + <int64_t>(us * 1000)
+            found = False
+            while not found and now < until and self.state == 0:
+                with nogil:
+                    found = self.spin_send(min(until, now + SLICE_NS))
+                    now = now_ns()
+                PyErr_CheckSignals()
+            if not found:
                 left = None
                 if timeout is not None:
-                    left = max(0.0, start + timeout - time.monotonic())
-                found = wait_used(self.vq, self.send_waker, left)
-                self.send_spin.waited((time.monotonic() - start) * 1e6, slept=True)
-                if not found:
+                    left = max(0.0, timeout - <double>(now - start) * 1e-9)
+                if not wait_used(self.vq, self.send_waker, left):
                     raise WaitTimeout(f"no room for a message in {timeout} seconds")
+            if not found or us < self.send_spin.max_us:
+                self.send_spin.waited(<double>(now_ns() - start) * 1e-3, slept=not found)
+                self.send_us = self.send_spin.us
         except PeerDied:
             self.dead = True
             raise
@@ -545,7 +570,7 @@ cdef object _left(object deadline):
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def checked_lengths(data, lengths, size, most):
+cdef object checked_lengths(object data, object lengths, object size, object most):
     """The sizes of the messages in ``data`` as uint32; InvalidArgument if they cannot be."""
     if lengths is None:
         shape = memoryview(data).shape

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 import struct
 import time
 from types import TracebackType
@@ -54,8 +55,8 @@ def receive_end(
 ) -> Channel:
     """The end that the other side of a blocking AF_UNIX socket hands over with :func:`send_end`.
 
-    With ``watch`` the channel keeps the socket, whose end then shows the other end's death; else a
-    duplicate of nothing is kept. Raises PeerDied when the socket ends, InvalidArgument when what
+    With ``watch`` the channel keeps the socket, whose end then shows the other end's death; else
+    the socket stays the caller's. Raises PeerDied when the socket ends, InvalidArgument when what
     comes is no channel's end.
     """
     data = b""
@@ -154,6 +155,10 @@ def _bound(path: str) -> socket.socket:
 
 
 def _left_behind(path: str) -> bool:
+    """Whether it is a socket that nobody listens at; connecting to any other file looks the same.
+    """
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
         try:
             trial.connect(path)

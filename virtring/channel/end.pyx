@@ -7,6 +7,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from virtring.memory.barriers cimport load_acquire64, store_release64
 from virtring.memory.guest cimport GuestMemory
+from virtring.memory.snapshot cimport MemoryTable
 from virtring.memory.table cimport PERM_RW
 
 from virtring.channel.layout import BASE, Layout
@@ -37,6 +38,22 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+cdef class Word:
+    """The peer's control word, for those who have no pointers."""
+    cdef MemoryTable table              # keeps the mapping
+    cdef const uint64_t* at
+
+    def __call__(self) -> int:
+        return load_acquire64(self.at, True)
+
+
+cdef Word _word(MemoryTable table, const uint64_t* at):
+    cdef Word word = Word()
+    word.table = table
+    word.at = at
+    return word
 
 
 cdef class ChannelEnd:
@@ -99,16 +116,13 @@ cdef class ChannelEnd:
             )
         self.creator = os.getpid()
         store_release64(self.my_word, (<uint64_t>self.creator << 32) | <uint32_t>OPEN, True)
-        self.peer = Peer(self._peer_word, self.sock)
+        self.peer = Peer(_word(self.table, self.peer_word), self.sock)
         self.attach_queues(RingDevice(self.memory, self.layout.ring(0).features))
         self.state = 0
         _attached.add(self)
         # The peer may sleep already: it learns whom to look after, and asks again to be woken by
         # the ring that was cleared just now.
         self.signal_peer()
-
-    def _peer_word(self) -> int:
-        return load_acquire64(self.peer_word, True)
 
     def signal_peer(self) -> None:
         """Wake whoever waits on the other end, so that it looks at the channel again."""

@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from virtring.channel.end cimport ChannelEnd
 from virtring.memory.snapshot cimport MemoryTable
@@ -24,13 +24,16 @@ cdef class ChannelReceive(ChannelEnd):
     cdef bint receiving                 # somebody waits
     cdef object recv_waker
     cdef object recv_spin
+    cdef double recv_us                 # how long the next wait polls
 
-    cdef bint look(self) noexcept
+    cdef bint look(self) noexcept nogil
+    cdef bint spin_recv(self, int64_t until) noexcept nogil
     cdef int refill(self) except -1
     cdef int enter_recv(self) except -1
     cdef int ready_recv(self) except -1
     cdef const char* message(self, uint32_t* length) except NULL
     cdef int done(self, uint32_t id) except -1
+    cdef void give_dropped(self, uint32_t id) noexcept
     cdef bytes take(self)
     cdef list take_batch(self, size_t limit)
     cdef Borrow lend(self)

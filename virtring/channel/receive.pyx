@@ -1,15 +1,15 @@
 """Receiving: the device side of the ring that the other end sends on."""
 
-import time
-
 import numpy as np
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint32_t, uint64_t
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from virtring.channel.end cimport now_ns
 from virtring.memory.barriers cimport cpu_relax
 from virtring.queue.batch cimport Batch
 from virtring.queue.device cimport DeviceQueue
@@ -22,11 +22,12 @@ from virtring.errors import (
 )
 from virtring.queue.eventfd import check_timeout
 from virtring.queue.notify import Spin, async_wait_available, wait_available
-from virtring.queue.spin import spin_available
 
 cdef enum:
-    # Looks at the ring before anything that costs more than they do; about a microsecond.
+    # Looks at the ring between two looks at the clock.
     POLLS = 16
+    # How long to poll at most without a look at signals (Ctrl-C) and at the channel's state.
+    SLICE_NS = 1_000_000
 
 cdef uint64_t FIRST = BASE
 
@@ -62,9 +63,9 @@ cdef class Borrow:
         if self.channel is not None:
             self.channel.release(self)
 
-    def __del__(self):
-        if self.channel is not None and not self.channel.closed:
-            self.channel.release(self)
+    def __dealloc__(self):
+        if self.channel is not None and self.channel.state == 0:
+            self.channel.give_dropped(self.id)
 
     def __repr__(self):
         return f"<Borrow {self.size} bytes{', released' if self.channel is None else ''}>"
@@ -79,6 +80,7 @@ cdef class ChannelReceive(ChannelEnd):
         waker.watch(self.peer)
         self.recv_waker = waker
         self.recv_spin = Spin(self.spin_limit)
+        self.recv_us = self.recv_spin.us
         self.dq = DeviceQueue(
             self.memory, self.layout.ring(other), call=self.events[2 * other + 1]
         )
@@ -99,7 +101,7 @@ cdef class ChannelReceive(ChannelEnd):
 
     # -- one message ---------------------------------------------------------------------------
 
-    cdef bint look(self) noexcept:
+    cdef bint look(self) noexcept nogil:
         """Whether the ring has something, in one look."""
         return packed_word_available(&self.dq.pack, packed_look(&self.dq.pack))
 
@@ -170,6 +172,13 @@ cdef class ChannelReceive(ChannelEnd):
             self.n_given = 0
             self.dq.signal()
         return 0
+
+    cdef void give_dropped(self, uint32_t id) noexcept:
+        """:meth:`done` for a message that nobody refers to any more, who could hear of an error."""
+        try:
+            self.done(id)
+        except Exception:
+            pass
 
     cdef bytes take(self):
         cdef uint32_t size = 0
@@ -372,30 +381,51 @@ cdef class ChannelReceive(ChannelEnd):
 
     # -- waiting -------------------------------------------------------------------------------
 
+    cdef bint spin_recv(self, int64_t until) noexcept nogil:
+        """Poll until there is something or ``until`` has come."""
+        cdef int _i
+        while True:
+            for _i in range(POLLS):
+                if self.look():
+                    return True
+                cpu_relax()
+            if now_ns() >= until:
+                return False
+
     cdef int wait_recv(self, object timeout) except -1:
         """Wait until there is a message in ``popped``."""
-        cdef int _i
-        timeout = check_timeout(timeout)
-        for _i in range(POLLS):
-            if self.look() and self.refill():
-                return 0
-            cpu_relax()
+        cdef int64_t start = now_ns()
+        cdef int64_t until, now
+        cdef double us
+        cdef bint found
+        if timeout is not None:
+            timeout = check_timeout(timeout)
+        # A message that comes at once does not cost giving up the GIL.
+        if self.spin_recv(0) and self.refill():
+            return 0
         self.receiving = True
         try:
-            start = time.monotonic()
-            us = self.recv_spin.us
+            us = self.recv_us
             if timeout is not None:
                 us = min(us, timeout * 1e6)
-            if us and spin_available(self.dq, us):
-                self.recv_spin.waited((time.monotonic() - start) * 1e6, slept=False)
-            else:
+            now = start
+            until = start + <int64_t>(us * 1000)
+            found = False
+            while not found and now < until and self.state == 0:
+                with nogil:
+                    # The mapping is kept by the table, whatever another thread closes meanwhile.
+                    found = self.spin_recv(min(until, now + SLICE_NS))
+                    now = now_ns()
+                PyErr_CheckSignals()
+            if not found:
                 left = None
                 if timeout is not None:
-                    left = max(0.0, start + timeout - time.monotonic())
-                found = wait_available(self.dq, self.recv_waker, left)
-                self.recv_spin.waited((time.monotonic() - start) * 1e6, slept=True)
-                if not found:
+                    left = max(0.0, timeout - <double>(now - start) * 1e-9)
+                if not wait_available(self.dq, self.recv_waker, left):
                     raise WaitTimeout(f"no message came in {timeout} seconds")
+            if not found or us < self.recv_spin.max_us:
+                self.recv_spin.waited(<double>(now_ns() - start) * 1e-3, slept=not found)
+                self.recv_us = self.recv_spin.us
         except (PeerClosed, PeerDied) as error:
             self.dead = isinstance(error, PeerDied)
             # It may have sent something before.

@@ -4,7 +4,7 @@
 processes that have nothing in common but a path.
 """
 
-from virtring.channel.channel import Channel, Loan
+from virtring.channel.channel import Channel
 from virtring.channel.connect import (
     Listener,
     connect,
@@ -15,6 +15,7 @@ from virtring.channel.connect import (
 )
 from virtring.channel.layout import Layout
 from virtring.channel.receive import Borrow
+from virtring.channel.send import Loan
 
 __all__ = [
     "Borrow",

@@ -11,7 +11,7 @@ from virtring.memory.snapshot cimport MemoryTable
 from virtring.memory.table cimport PERM_RW
 
 from virtring.channel.layout import BASE, Layout
-from virtring.channel.peer import CLOSED, NEW, OPEN, Peer
+from virtring.channel.peer import CLOSED, OPEN, Peer
 from virtring.errors import InvalidArgument, PeerClosed, PeerDied, QueueBroken, QueueClosed
 from virtring.memory.region import Region
 from virtring.queue.create import RingDevice

@@ -5,13 +5,14 @@ import os
 import select
 import socket
 import struct
+import threading
 from collections.abc import Callable
 
 from virtring.errors import PeerClosed, PeerDied
 from virtring.queue.eventfd import EventFd, check_timeout
 
-#: What an end's control word says of it in its low half; its process id is in the high half.
-NEW, OPEN, CLOSED = 0, 1, 2
+#: What an end's control word says of it in its low half (0: nobody uses it yet); its process id is in the high half.
+OPEN, CLOSED = 1, 2
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -30,7 +31,7 @@ class Peer:
         self._fds: list[tuple[int, int]] = []  # with what poll() tells an end by
         self._pidfd = -1
         self._wakers: list[Waker] = []
-        self._poll = select.poll()
+        self._lock = threading.Lock()  # a sender and a receiver may look at the same time
         self.dead = False
         if sock is not None:
             # Data that comes there says nothing; the end of the connection does.
@@ -55,7 +56,6 @@ class Peer:
         self._add(self._pidfd, select.POLLIN)
 
     def _add(self, fd: int, events: int) -> None:
-        self._poll.register(fd, events)
         self._fds.append((fd, events))
         for waker in self._wakers:
             waker.add(fd, events)
@@ -71,15 +71,21 @@ class Peer:
         word = self._word()
         if word & 0xFFFFFFFF == CLOSED:
             raise PeerClosed("the other end of the channel was closed")
-        if self._sock is None and self._pidfd < 0 and word & 0xFFFFFFFF == OPEN:
-            self._follow(word >> 32)
-        if not self.dead and self._poll.poll(0):
-            self.dead = True
+        with self._lock:
+            if self._sock is None and self._pidfd < 0 and word & 0xFFFFFFFF == OPEN:
+                self._follow(word >> 32)
+            self.dead = self.dead or self._ended()
+        if self.dead:
             # It may have closed in good order between the two looks.
             if self._word() & 0xFFFFFFFF == CLOSED:
                 raise PeerClosed("the other end of the channel was closed")
-        if self.dead:
             raise PeerDied("the process on the other end of the channel is gone")
+
+    def _ended(self) -> bool:
+        poll = select.poll()
+        for fd, events in self._fds:
+            poll.register(fd, events)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Let go of what was opened to watch it."""

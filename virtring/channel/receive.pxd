@@ -35,8 +35,6 @@ cdef class ChannelReceive(ChannelEnd):
     cdef int done(self, uint32_t id) except -1
     cdef void give_dropped(self, uint32_t id) noexcept
     cdef bytes take(self)
-    cdef list take_batch(self, size_t limit)
     cdef Borrow lend(self)
-    cdef size_t fill(self, object out, object lengths) except? 0
     cdef int wait_recv(self, object timeout) except -1
     cdef int recv_waited(self) except -1

@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).parent)
 
-from python_channels_wires import BATCH, End, depth, wire  # type: ignore[import-not-found]  # noqa: E402,I001
+from python_channels_wires import BATCH, End, depth, wire  # type: ignore[import-not-found]  # noqa: E402
 
 KINDS_OF_MESSAGE = 64
 ROUND_SECONDS = 0.1

@@ -5,6 +5,7 @@ process, after the fork. Imports stand where they are needed: the harness runs i
 that has only one of these packages. A wire without back-pressure gets it from :class:`Credit`.
 """
 
+import contextlib
 import ctypes
 import mmap
 import multiprocessing
@@ -111,10 +112,8 @@ class Seqpacket:
         # Root may go beyond the system's limit, which a message of 1 MiB needs.
         for option in (32, 33):  # SO_SNDBUFFORCE, SO_RCVBUFFORCE
             for sock in (self.one, self.two):
-                try:
+                with contextlib.suppress(PermissionError):
                     sock.setsockopt(socket.SOL_SOCKET, option, 4 * (size + 4096))
-                except PermissionError:
-                    pass
 
     def sender(self) -> End:
         end = End()

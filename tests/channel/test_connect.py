@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from virtring import InvalidArgument, PeerClosed, PeerDied, WaitTimeout
-from virtring.channel import connect, create, listen, receive_end, send_end
+from virtring.channel import Channel, connect, create, listen, receive_end, send_end
 from virtring.channel.connect import HEADER, MAGIC
 
 
 def test_each_connection_gets_a_channel_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with listen(path, 4, 32) as listener:
-        theirs = []
+        theirs: list[Channel] = []
         connector = threading.Thread(
             target=lambda: theirs.extend(connect(path, 10) for _ in range(2))
         )

@@ -4,6 +4,7 @@ import multiprocessing
 import random
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,14 @@ def hostile() -> Iterator[Hostile]:
     one = Hostile()
     yield one
     one.victim.close()
+
+
+def fill(victim: Channel, timeout: float | None = None) -> None:
+    """Send until there is no room."""
+    while victim.try_send(b"y"):
+        pass
+    if timeout is not None:
+        victim.send(b"z", timeout)
 
 
 def broken(victim: Channel, error: type[VirtioError], words: str) -> None:
@@ -90,8 +99,7 @@ def test_a_slot_that_is_none_comes_back(hostile: Hostile, id: int) -> None:
     victim.send(b"x")  # id 0
     hostile.descriptor(0, 0, 0, 0, id, AVAIL | USED)
     with pytest.raises(QueueBroken):
-        while victim.try_send(b"y"):
-            pass
+        fill(victim)
     with pytest.raises(QueueBroken):
         victim.recv(0)
 
@@ -102,8 +110,7 @@ def test_a_slot_comes_back_twice(hostile: Hostile) -> None:
     for index in (0, 1):
         hostile.descriptor(0, index, 0, 0, 0, AVAIL | USED)
     with pytest.raises(QueueBroken):
-        while victim.try_send(b"z"):
-            pass
+        fill(victim)
 
 
 @pytest.mark.parametrize("word", [1, 1 << 32, (1 << 64) - 1, 1 | (0x7FFFFFFF << 32), 1 | (1 << 32)])
@@ -113,8 +120,20 @@ def test_a_false_control_word(hostile: Hostile, word: int) -> None:
     with pytest.raises((VirtioError, TimeoutError)):
         hostile.victim.recv(0.02)
     with pytest.raises((VirtioError, TimeoutError)):
-        for _ in range(100):
-            hostile.victim.send(b"x", 0.02)
+        fill(hostile.victim, 0.02)
+
+
+def _random_call(victim: Channel, held: list[Any], rng: random.Random) -> Any:
+    way = rng.randrange(7)
+    if way == 0:
+        return victim.try_send(b"x" * rng.randrange(65))
+    if way == 1:
+        return victim.try_send_batch([b"y", b"z"])
+    if way == 2:
+        return held.append(victim.try_borrow())
+    if way == 3:
+        return held.append(victim.try_loan())
+    return (victim.try_recv, victim.try_recv_batch, lambda: victim.recv(0))[way - 4]()
 
 
 def _run_garbage(seed: int) -> None:
@@ -122,7 +141,7 @@ def _run_garbage(seed: int) -> None:
     for _ in range(150):
         hostile = Hostile(4, 64)
         victim, layout = hostile.victim, hostile.layout
-        held = []
+        held: list[Any] = []
         for _ in range(30):
             side = rng.randrange(2)
             ring = layout.ring(side)
@@ -140,17 +159,8 @@ def _run_garbage(seed: int) -> None:
             else:
                 start = rng.randrange(layout.size - 64)
                 hostile.memory.write(BASE + start, rng.randbytes(rng.randrange(1, 64)))
-            calls = [
-                lambda: victim.try_send(b"x" * rng.randrange(65)),
-                lambda: victim.try_send_batch([b"y", b"z"]),
-                victim.try_recv,
-                victim.try_recv_batch,
-                lambda: held.append(victim.try_borrow()),
-                lambda: held.append(victim.try_loan()),
-                lambda: victim.recv(0),
-            ]
             try:
-                data = rng.choice(calls)()
+                data = _random_call(victim, held, rng)
                 assert not isinstance(data, bytes) or len(data) <= 64
             except VirtioError:
                 pass

@@ -26,7 +26,8 @@ LONG = 30.0
 
 @contextlib.contextmanager
 def child(method: str, target: Any, *args: Any) -> Iterator[Any]:
-    process = multiprocessing.get_context(method).Process(target=target, args=args)
+    context: Any = multiprocessing.get_context(method)
+    process = context.Process(target=target, args=args)
     process.start()
     try:
         yield process
@@ -84,11 +85,7 @@ def test_a_killed_peer_is_noticed_by_who_waits(method: str, side: str) -> None:
         assert one.recv(LONG) == b"here"
         threading.Timer(0.2, process.kill).start()
         with pytest.raises(PeerDied):
-            if side == "receiver":
-                one.recv(LONG)
-            else:
-                while True:
-                    one.send(b"x", LONG)
+            one.recv(LONG) if side == "receiver" else one.send_batch([b"x"] * 100, LONG)
         # From now on at once, whoever asks.
         for call in (one.recv, one.try_recv, one.borrow, one.recv_batch):
             with pytest.raises(PeerDied):

@@ -128,7 +128,7 @@ def test_a_second_waiter_is_refused(ends: Ends, side: str) -> None:
     if side == "send":
         fill(one)
         finish = in_thread(lambda: one.send(b"first", LONG))
-        others = [lambda: one.try_send(b"x"), lambda: one.send(b"x"), one.loan]
+        others: list[Callable[[], Any]] = [lambda: one.try_send(b"x"), one.try_loan, one.loan]
     else:
         finish = in_thread(lambda: two.recv(LONG))
         others = [two.try_recv, two.recv, two.borrow, two.try_recv_batch]

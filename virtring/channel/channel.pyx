@@ -9,6 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
+from virtring.channel.receive_many cimport get_array
 from virtring.queue.batch cimport Batch
 from virtring.ring.common cimport VR_OK
 from virtring.ring.driver cimport driver_add_rows
@@ -20,6 +21,9 @@ cdef enum:
     # Messages published at once: enough that one more costs nothing, few enough that the receiver
     # begins while the next ones are copied.
     CHUNK = 64
+
+# numpy's own object, which every array of that type has.
+cdef object UINT32 = np.dtype(np.uint32)
 
 
 cdef class Channel(ChannelSend):
@@ -207,7 +211,7 @@ cdef class Channel(ChannelSend):
         there is room for.
         """
         cdef Py_buffer view
-        cdef const uint32_t[::1] sizes
+        cdef Py_buffer sizes
         cdef const uint32_t* first = NULL
         cdef size_t sent
         cdef size_t each = 0
@@ -220,21 +224,19 @@ cdef class Channel(ChannelSend):
         except (TypeError, ValueError, BufferError) as error:
             raise InvalidArgument(f"data takes a contiguous buffer: {error}") from None
         try:
-            if lengths is None:
-                if view.ndim < 2:
-                    raise InvalidArgument(
-                        "data has one dimension; without lengths it takes two or more, a message a"
-                        " row"
-                    )
+            if lengths is not None:
+                get_lengths(lengths, &sizes, view.len, self.slot_size)
+                total = sizes.shape[0]
+                first = <const uint32_t*>sizes.buf
+            elif view.ndim < 2:
+                raise InvalidArgument(
+                    "data has one dimension; without lengths it takes two or more, a message a row"
+                )
+            else:
                 total = view.shape[0]
                 each = view.len // max(total, <size_t>1)
                 if each > self.slot_size:
                     self.refuse_size(each)
-            else:
-                sizes = checked_lengths(lengths, view.len, self.slot_size)
-                total = sizes.shape[0]
-                if total:
-                    first = &sizes[0]
             sent = self.put_array(&view, first, each, total, 0, &at)
             if sent < total:
                 deadline = _deadline(timeout)
@@ -246,6 +248,8 @@ cdef class Channel(ChannelSend):
                     sent += self.put_array(&view, first, each, total, sent, &at)
             return sent
         finally:
+            if first != NULL:
+                PyBuffer_Release(&sizes)
             PyBuffer_Release(&view)
 
 
@@ -258,13 +262,13 @@ cdef object _left(object deadline):
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-cdef const uint32_t[::1] checked_lengths(object lengths, size_t size, size_t most):
+cdef int get_lengths(object lengths, Py_buffer* view, size_t size, size_t most) except -1:
     """Lengths that are right at this moment, as uint32; InvalidArgument if they are not."""
-    cdef const uint32_t[::1] sizes
+    cdef const uint32_t* sizes
     cdef size_t total = 0
     cdef size_t longest = 0
     cdef Py_ssize_t i
-    if not (isinstance(lengths, np.ndarray) and lengths.dtype == np.uint32):
+    if not (type(lengths) is np.ndarray and lengths.dtype is UINT32):
         array = np.asarray(lengths)
         if array.size == 0:
             array = array.astype(np.uint32)
@@ -276,17 +280,15 @@ cdef const uint32_t[::1] checked_lengths(object lengths, size_t size, size_t mos
                 " (slot_size)"
             )
         lengths = array.astype(np.uint32)
-    try:
-        sizes = lengths
-    except ValueError as error:
-        raise InvalidArgument(f"lengths takes one dimension, contiguous: {error}") from None
-    for i in range(sizes.shape[0]):
+    get_array(lengths, view, 4, False, "lengths")
+    sizes = <const uint32_t*>view.buf
+    for i in range(view.shape[0]):
         total += sizes[i]
         longest = max(longest, <size_t>sizes[i])
-    if longest > most:
+    if longest > most or total != size:
+        PyBuffer_Release(view)
         raise InvalidArgument(
-            f"lengths up to {longest}; this channel takes 0 to {most} (slot_size)"
+            f"lengths add up to {total} bytes and the longest is {longest}; data has {size}, and"
+            f" this channel takes 0 to {most} (slot_size)"
         )
-    if total != size:
-        raise InvalidArgument(f"lengths add up to {total} bytes; data has {size}")
-    return sizes
+    return 0

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from virtring.errors import PeerClosed, PeerDied
 from virtring.queue.eventfd import EventFd, check_timeout
 
-#: What an end's control word says of it in its low half (0: nobody uses it yet); its process id is in the high half.
+#: What an end's control word says of it in its low half (0: nobody uses it yet); its process id is
+#: in the high half.
 OPEN, CLOSED = 1, 2
 
 _CREDENTIALS = struct.Struct("3i")

@@ -4,7 +4,7 @@ cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from virtring.channel.end cimport now_ns
 from virtring.memory.barriers cimport cpu_relax
@@ -25,8 +25,6 @@ cdef enum:
     POLLS = 16
     # How long to poll at most without a look at signals (Ctrl-C) and at the channel's state.
     SLICE_NS = 1_000_000
-
-cdef uint64_t FIRST = BASE
 
 
 @cython.no_gc_clear
@@ -82,6 +80,7 @@ cdef class ChannelReceive(ChannelEnd):
             self.memory, self.layout.ring(other), call=self.events[2 * other + 1]
         )
         self.give_at = self.layout.give_back
+        self.first_addr = BASE
         self.popped = Batch(32)
         self.given = Batch(self.layout.num)
         self.kicked = True
@@ -140,34 +139,22 @@ cdef class ChannelReceive(ChannelEnd):
             raise
         return 0
 
-    cdef const char* message(self, uint32_t* length) except NULL:
-        """The next message, checked; it stays the next until ``pos`` moves."""
+    cdef int refuse_message(self) except -1:
+        """The next message cannot be right."""
         cdef size_t row = self.pos
         cdef size_t first = self.popped.cols.offsets[row]
-        cdef uint64_t addr = self.popped.cols.desc[first].addr
-        cdef uint32_t size = self.popped.cols.desc[first].len - 1
-        # The queue has checked that it lies in the memory, which is one region.
-        if (
-            self.popped.cols.offsets[row + 1] - first != 1 or size > self.slot_size
-            or self.popped.cols.desc[first].flags
-        ):
-            self.break_channel(BadChain(
-                f"the other end sent a message of {size} bytes in"
-                f" {self.popped.cols.offsets[row + 1] - first} pieces; a message is one readable"
-                f" piece of at most {self.slot_size} bytes"
-            ))
-        length[0] = size
-        return self.base + (addr - FIRST)
+        self.break_channel(BadChain(
+            f"the other end sent a message of {<int64_t>self.popped.cols.desc[first].len - 1} bytes"
+            f" in {self.popped.cols.offsets[row + 1] - first} pieces; a message is one readable"
+            f" piece of at most {self.slot_size} bytes"
+        ))
 
-    cdef int done(self, uint32_t id) except -1:
-        """The message with that id was received: its slot goes back, with others."""
-        self.given.cols.id[self.n_given] = id
-        self.n_given += 1
-        if self.n_given >= self.give_at:
-            self.dq.enter_push()
-            self.dq.push_rows(self.given.cols.id, self.given.cols.written, self.n_given, 0)
-            self.n_given = 0
-            self.dq.signal()
+    cdef int give_back(self) except -1:
+        """Return the slots of the messages that were received."""
+        self.dq.enter_push()
+        self.dq.push_rows(self.given.cols.id, self.given.cols.written, self.n_given, 0)
+        self.n_given = 0
+        self.dq.signal()
         return 0
 
     cdef void give_dropped(self, uint32_t id) noexcept:

@@ -1,9 +1,34 @@
 """Receiving many messages in a call."""
 
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from virtring.errors import InvalidArgument, QueueBroken
+
+
+cdef int get_array(object source, Py_buffer* view, int size, bint write, str what) except -1:
+    """A contiguous array of one dimension of unsigned integers of ``size`` bytes, 1 or 4."""
+    cdef char letter = 0
+    try:
+        PyObject_GetBuffer(
+            source, view, PyBUF_ND | PyBUF_FORMAT | (PyBUF_WRITABLE if write else 0)
+        )
+    except (TypeError, ValueError, BufferError) as error:
+        raise InvalidArgument(f"{what} takes a contiguous array: {error}") from None
+    if view.format != NULL:
+        letter = view.format[0] if view.format[1] == 0 else 0
+    if (
+        view.ndim != 1 or view.itemsize != size
+        or (letter != b"B" if size == 1 else letter != b"I" and letter != b"L")
+    ):
+        kind = bytes(view.format).decode() if view.format != NULL else "B"
+        text = f"{what} has {view.ndim} dimensions of {kind!r}; it takes one of uint{8 * size}"
+        PyBuffer_Release(view)
+        raise InvalidArgument(text)
+    return 0
 
 
 cdef class ReceiveMany(ChannelReceive):
@@ -57,43 +82,41 @@ cdef class ReceiveMany(ChannelReceive):
 
     cdef size_t fill(self, object out, object lengths) except? 0:
         """Copy what there is, one message behind the other, as far as there is room for it."""
-        cdef unsigned char[::1] data
-        cdef uint32_t[::1] sizes
-        cdef size_t room, most
+        cdef Py_buffer data
+        cdef Py_buffer sizes
         cdef size_t at = 0
         cdef size_t n = 0
         cdef uint32_t size = 0
         cdef const char* host
+        get_array(out, &data, 1, True, "out")
         try:
-            data = out
-            sizes = lengths
-        except (TypeError, ValueError, BufferError) as error:
-            raise InvalidArgument(
-                f"out takes a writable contiguous array of uint8, lengths one of uint32: {error}"
-            ) from None
-        room = data.shape[0]
-        most = sizes.shape[0]
-        if most == 0:
-            raise InvalidArgument("lengths is empty; it takes room for one message or more")
+            get_array(lengths, &sizes, 4, True, "lengths")
+        except InvalidArgument:
+            PyBuffer_Release(&data)
+            raise
         try:
-            while n < most and (self.pos != self.end or self.refill()):
+            if sizes.shape[0] == 0:
+                raise InvalidArgument("lengths is empty; it takes room for one message or more")
+            while n < <size_t>sizes.shape[0] and (self.pos != self.end or self.refill()):
                 host = self.message(&size)
-                if size > room - at:
+                if size > <size_t>data.len - at:
                     if n:
                         break
                     raise InvalidArgument(
-                        f"the next message has {size} bytes; out has room for {room}"
+                        f"the next message has {size} bytes; out has room for {data.len}"
                     )
-                if size:
-                    memcpy(&data[at], host, size)
+                memcpy(<char*>data.buf + at, host, size)
                 at += size
-                sizes[n] = size
+                (<uint32_t*>sizes.buf)[n] = size
                 n += 1
                 self.pos += 1
                 self.done(self.popped.cols.id[self.pos - 1])
         except QueueBroken:
             if n == 0:
                 raise
+        finally:
+            PyBuffer_Release(&sizes)
+            PyBuffer_Release(&data)
         return n
 
     def try_recv_array(self, out, lengths) -> int:

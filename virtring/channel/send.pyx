@@ -1,7 +1,5 @@
 """Sending one by one: the driver side of a ring."""
 
-import time
-
 import numpy as np
 
 cimport cython

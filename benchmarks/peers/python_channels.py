@@ -67,7 +67,7 @@ class PythonChannel:
         python, done = place / "bin/python", place / "installed"
         if not done.exists():
             command([sys.executable, "-m", "venv", "--clear", place], cache.root)
-            pip = [python, "-m", "pip", "install", "-q", "--only-binary", ":all:"]
+            pip: list[str | Path] = [python, "-m", "pip", "install", "-q", "--only-binary", ":all:"]
             command([*pip, f"{self._kind}=={release}"], cache.root)
             done.touch()
         self._python = str(python)
@@ -86,7 +86,7 @@ class PythonChannel:
         """What the harness says of one case; :exc:`PeerMissing` if it fails."""
         if self._python is None:
             raise PeerMissing(f"{self.name} was not built")
-        words = [
+        words: list[str | Path] = [
             *(self._python, _HARNESS, f"--kind={self._kind}", f"--case={case.name}"),
             *(f"--size={case.ring_size}", f"--rounds={work.rounds}"),
             f"--cpus={work.cpus[0]},{work.cpus[1]}",
@@ -114,7 +114,7 @@ def channel_engines() -> dict[str, Sequence[PythonChannel]]:
 def main() -> int:
     """Print what each costs, size by size."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.python_channels")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN")
     options = parser.parse_args()
@@ -124,8 +124,8 @@ def main() -> int:
     for peer in peers:
         try:
             peer.build(cache)
-        except PeerMissing as reason:
-            missing[peer.name] = str(reason)
+        except PeerMissing as error:
+            missing[peer.name] = str(error)
     lines: dict[Case, list[dict[str, Any]]] = {}
     for size in SIZES:
         for _ in range(options.turns):
@@ -135,8 +135,8 @@ def main() -> int:
                         continue
                     try:
                         lines.setdefault(case, []).append(peer.time(case, work))
-                    except PeerMissing as reason:
-                        missing[f"{peer.name}, {case.name} of {size} bytes"] = str(reason)
+                    except PeerMissing as error:
+                        missing[f"{peer.name}, {case.name} of {size} bytes"] = str(error)
     _print(lines)
     for name, reason in missing.items():
         print(f"{name}: MISSING: {reason}")

@@ -137,7 +137,7 @@ class Cloudtoid:
         self.keep = self._open("Subscriber")
 
     def _open(self, kind: str) -> Any:
-        import cloudtoid_interprocess
+        import cloudtoid_interprocess  # type: ignore[import-not-found]
 
         return getattr(cloudtoid_interprocess, kind)(self.name, self.capacity)
 
@@ -178,7 +178,7 @@ class Kickmsg:
     cases = ("send", "passed")
 
     def __init__(self, name: str, size: int) -> None:
-        import kickmsg
+        import kickmsg  # type: ignore[import-not-found]
 
         config = kickmsg.Config()
         config.max_subscribers = 1
@@ -249,7 +249,7 @@ class Iceoryx2:
         self.name, self.size = name, size
 
     def _service(self) -> tuple[Any, Any]:
-        import iceoryx2 as iox
+        import iceoryx2 as iox  # type: ignore[import-not-found]
 
         iox.set_log_level(iox.LogLevel.Error)
         node = iox.NodeBuilder.new().create(iox.ServiceType.Ipc)

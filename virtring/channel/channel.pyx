@@ -58,8 +58,7 @@ cdef class Channel(ChannelSend):
         )
         if code != VR_OK:
             self.vq.raise_fault(code)
-        if self.vq.wants_kick():
-            self.vq.do_notify()
+        self.kick()
         return 0
 
     cdef tuple checked(self, object messages):

@@ -11,6 +11,9 @@ cdef inline int64_t now_ns() noexcept nogil:
     return <int64_t>t.tv_sec * 1_000_000_000 + t.tv_nsec
 
 
+cdef bint fence_others() noexcept nogil
+
+
 cdef class ChannelEnd:
     cdef readonly object layout         # Layout
     cdef readonly int side              # 0 or 1
@@ -30,6 +33,7 @@ cdef class ChannelEnd:
     cdef uint32_t slot_size
     cdef int state                      # 0: attached and fine
     cdef bint dead
+    cdef bint fenced                    # fence_others() works, on us and by us
 
     cdef int enter_slowly(self) except -1
     cdef int attach_queues(self, object vdev) except -1

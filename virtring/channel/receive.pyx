@@ -1,12 +1,14 @@
 """Receiving one by one: the device side of the ring that the other end sends on."""
 
+import weakref
+
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t
 
-from virtring.channel.end cimport now_ns
+from virtring.channel.end cimport fence_others, now_ns
 from virtring.memory.barriers cimport cpu_relax
 from virtring.queue.batch cimport Batch
 from virtring.queue.device cimport DeviceQueue
@@ -66,13 +68,34 @@ cdef class Borrow:
         return f"<Borrow {self.size} bytes{', released' if self.channel is None else ''}>"
 
 
+@cython.final
+cdef class LastLook:
+    """What a receiver does between asking to be woken and going to sleep.
+
+    A sender that knows that its peer does this sends without a memory barrier of its own, which
+    would wait for the other core each time. The barrier is made here instead, in both processes:
+    either the sender's look at our wish comes after it, or its message is here before it.
+    """
+    cdef object end                     # a weak reference: the end owns who calls us
+
+    def __init__(self, end):
+        self.end = weakref.ref(end)
+
+    def __call__(self) -> bool:
+        cdef ChannelReceive end = self.end()
+        if end is None or end.state:
+            return False
+        fence_others()
+        return end.look()
+
+
 cdef class ChannelReceive(ChannelEnd):
     """The part of :class:`Channel` that receives."""
 
     cdef int attach_queues(self, object vdev) except -1:
         cdef int other = 1 - self.side
         waker = Waker.from_fd(self.events[2 * other].fileno())
-        waker.watch(self.peer)
+        waker.watch(self.peer, LastLook(self))
         self.recv_waker = waker
         self.recv_spin = Spin(self.spin_limit)
         self.recv_us = self.recv_spin.us

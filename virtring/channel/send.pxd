@@ -23,6 +23,7 @@ cdef class ChannelSend(ReceiveMany):
     cdef char* slots                    # the first slot, in this process
     cdef uint64_t slots_addr            # and as a guest address
     cdef size_t stride
+    cdef bint light                     # no barrier is needed before the look at a wish
     cdef bint sending                   # somebody waits
     cdef object send_waker
     cdef object send_spin
@@ -33,6 +34,7 @@ cdef class ChannelSend(ReceiveMany):
     cdef bint spin_send(self, int64_t until) noexcept nogil
     cdef int harvest(self) except -1
     cdef int room(self) except -1
+    cdef int kick(self) except -1
     cdef int publish(self, uint32_t slot, size_t size) except -1
     cdef bint put(self, object data) except -1
     cdef int refuse_size(self, size_t size) except -1

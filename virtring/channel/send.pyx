@@ -8,7 +8,7 @@ from cpython.buffer cimport (
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from virtring.channel.end cimport now_ns
@@ -17,9 +17,9 @@ from virtring.memory.table cimport PERM_RW
 from virtring.queue.batch cimport Batch
 from virtring.ring.common cimport VR_OK
 from virtring.ring.driver cimport driver_add_one
-from virtring.ring.packed_driver cimport packed_off_wrap, packed_used_at
+from virtring.ring.packed_driver cimport packed_kick_decide, packed_off_wrap, packed_used_at
 
-from virtring.channel.peer import CLOSED, Waker
+from virtring.channel.peer import CLOSED, FENCES, Waker
 from virtring.errors import InvalidArgument, PeerDied, QueueBroken, QueueBusy, WaitTimeout
 from virtring.queue.create import vring_new_virtqueue
 from virtring.queue.eventfd import check_timeout
@@ -30,7 +30,13 @@ cdef enum:
     POLLS = 16
     SLICE_NS = 1_000_000
 
-cdef uint32_t PEER_CLOSED = CLOSED
+cdef uint64_t PEER_CLOSED = CLOSED
+cdef uint64_t PEER_FENCES = FENCES
+
+
+def _no_look() -> bool:
+    """Between asking to be woken and sleeping, a sender has nothing to do: wait_used looked."""
+    return False
 
 
 @cython.no_gc_clear
@@ -70,7 +76,7 @@ cdef class ChannelSend(ReceiveMany):
         ReceiveMany.attach_queues(self, vdev)
         ring = self.layout.ring(self.side)
         waker = Waker.from_fd(self.events[2 * self.side + 1].fileno())
-        waker.watch(self.peer)
+        waker.watch(self.peer, _no_look)
         self.send_waker = waker
         self.send_spin = Spin(self.spin_limit)
         self.send_us = self.send_spin.us
@@ -126,8 +132,10 @@ cdef class ChannelSend(ReceiveMany):
 
     cdef int room(self) except -1:
         """1 when there is a free slot. Raises when the peer is known to be gone."""
-        if self.dead or <uint32_t>load_acquire64(self.peer_word, True) == PEER_CLOSED:
+        cdef uint64_t word = load_acquire64(self.peer_word, True)
+        if self.dead or word & 0xFF == PEER_CLOSED:
             self.look_at_peer()
+        self.light = self.fenced and word & PEER_FENCES
         return self.n_free != 0 or self.harvest()
 
     cdef int publish(self, uint32_t slot, size_t size) except -1:
@@ -136,7 +144,14 @@ cdef class ChannelSend(ReceiveMany):
         driver_add_one(
             &self.vq.pack, self.slots_addr + slot * self.stride, <uint32_t>(size + 1), slot, 0
         )
-        if self.vq.wants_kick():
+        self.kick()
+        return 0
+
+    cdef int kick(self) except -1:
+        """Wake the receiver if it wants that."""
+        # A receiver that fences us before it sleeps spares us the barrier (see LastLook); the engine's
+        # add, a call into another module, keeps the compiler from looking too early.
+        if packed_kick_decide(&self.vq.pack) if self.light else self.vq.wants_kick():
             self.vq.do_notify()
         return 0
 
@@ -274,7 +289,7 @@ cdef class ChannelSend(ReceiveMany):
             if not isinstance(length, int) or not 0 <= length <= self.slot_size:
                 raise InvalidArgument(f"length is {length!r}; it takes 0 to {self.slot_size}")
             size = length
-        if self.dead or <uint32_t>load_acquire64(self.peer_word, True) == PEER_CLOSED:
+        if self.dead or load_acquire64(self.peer_word, True) & 0xFF == PEER_CLOSED:
             self.look_at_peer()
         loan.channel = None
         self.publish(loan.slot, size)

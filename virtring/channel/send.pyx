@@ -149,7 +149,7 @@ cdef class ChannelSend(ReceiveMany):
 
     cdef int kick(self) except -1:
         """Wake the receiver if it wants that."""
-        # A receiver that fences us before it sleeps spares us the barrier (see LastLook); the engine's
+        # A receiver that fences us before it sleeps spares us the barrier (see LastLook). The
         # add, a call into another module, keeps the compiler from looking too early.
         if packed_kick_decide(&self.vq.pack) if self.light else self.vq.wants_kick():
             self.vq.do_notify()

@@ -3,7 +3,7 @@
     python python_channels_harness.py --kind=kickmsg --case=send --size=64 --cpus=0,1 --rounds=5
 
 Run as a file, in the environment that has the kind's package. ``send``, ``batch``, ``array`` and
-``passed`` stream one way: from the 64th message to the last one, as seen by the receiver, a message.
+``passed`` stream one way: from the 64th message to the last, as seen by the receiver, a message.
 ``round-trip`` and ``round-trip-passed`` go there and back, one message at a time. All messages of a
 first round, which is not timed, are compared with what was sent; in timed rounds one of 64 is, and
 every one's number when it is passed in place.

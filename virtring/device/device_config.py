@@ -97,6 +97,7 @@ class VirtioDeviceConfig(DeviceFeatures):
         # What came up while suspended: it is done, or said, on resuming.
         self._late_config: list[tuple[int, bytes]] = []
         self._late_interrupts: set[int] = set()
+        self._late_change = False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -199,8 +200,9 @@ class VirtioDeviceConfig(DeviceFeatures):
             self._paused = True
         try:
             self.suspend_device(True)
-        except BaseException:
+        except BaseException as error:
             self._paused = False
+            self.needs_reset(f"it could not suspend: {error!r}")
             raise
         with self.locked():
             self.status = (self.status | Status.SUSPEND) & ~Status.DRIVER_OK
@@ -209,11 +211,18 @@ class VirtioDeviceConfig(DeviceFeatures):
         if Status.DRIVER_OK not in wanted:
             self.refuse("a suspended device takes DRIVER_OK or a reset")
             return
-        self.suspend_device(False)
+        try:
+            self.suspend_device(False)
+        except BaseException as error:
+            self.needs_reset(f"it could not resume: {error!r}")
+            raise
         self.status = (self.status | Status.DRIVER_OK) & ~Status.SUSPEND
         self._paused = False
         changes, interrupts = self._late_config, self._late_interrupts
+        changed = self._late_change
         self._forget()
+        if changed:
+            self.interrupt_config()
         for offset, data in changes:
             self.update_config(offset, data)
         for index in interrupts:
@@ -243,10 +252,8 @@ class VirtioDeviceConfig(DeviceFeatures):
         log.warning("device %d needs a reset: %s", self.device_id, reason)
         with self.locked():
             self.refusals.append(reason)
-            tell = Status.DRIVER_OK in self.status
             self.status |= Status.NEEDS_RESET
-            if tell:
-                self.work.post("config", self._interrupt_config)
+            self.interrupt_config()
 
     # Queues.
 
@@ -421,6 +428,15 @@ class VirtioDeviceConfig(DeviceFeatures):
             self.interrupt_config()
 
     def interrupt_config(self) -> None:
-        """Tell the driver, if there is one, that the configuration changed."""
-        if Status.DRIVER_OK in self.status:
-            self.work.post("config", self._interrupt_config)
+        """Tell the driver, if there is one, that the configuration changed: now or on resuming."""
+        if Status.SUSPEND in self.status:
+            self._late_change = True
+        elif Status.DRIVER_OK in self.status:
+            self.work.post("config", self._signal_config)
+
+    def _signal_config(self) -> None:
+        # Again: the driver may have suspended or reset the device since.
+        if Status.SUSPEND in self.status:
+            self._late_change = True
+        elif Status.DRIVER_OK in self.status:
+            self._interrupt_config()

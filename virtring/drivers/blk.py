@@ -133,14 +133,14 @@ class BlkDriver(VirtioDriver):
                 queue.capacity = capacity
 
     def _read_limits(self) -> BlkLimits:
-        config = self.vdev.cread(BLK_CONFIG)
-        has = self.vdev.has_feature
+        cread, has = self.vdev.cread, self.vdev.has_feature
 
         def number(feature: BlkFeature, field: str) -> int:
-            return int(config[field]) if has(feature) else 0
+            # Without its feature a field need not be there (virtio 1.4, 2.5.1).
+            return int(cread(BLK_CONFIG, field)) if has(feature) else 0
 
         block = number(BlkFeature.BLK_SIZE, "blk_size") or BLK_SECTOR_SIZE
-        topology = config["topology"] if has(BlkFeature.TOPOLOGY) else None
+        topology = cread(BLK_CONFIG, "topology") if has(BlkFeature.TOPOLOGY) else None
         return BlkLimits(
             block_size=block,
             physical_block_size=block << int(topology["physical_block_exp"]) if topology else block,

@@ -186,9 +186,8 @@ def test_receive_from_a_thread(net: Net, kind: str) -> None:
         def feed() -> None:
             at = 0
             while at < len(some):
-                burst = Packets.of(some[at : at + 7])
-                if net.receive(burst) == len(burst):
-                    at += 7
+                # When the buffers run out, the rest of a burst is dropped.
+                at += net.receive(Packets.of(some[at : at + 7]))
 
         # At most 256 buffers: the driver gives them back while the thread runs.
         thread = Thread(target=feed)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
+from threading import Thread
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.devices.binding import KINDS, RINGS, bound
 from tests.devices.machine import until
 from virtring.device.packets import Packets
 from virtring.devices.net import Net
-from virtring.devices.net_backend import Echo, NetBackend
+from virtring.devices.net_backend import NetBackend
 from virtring.drivers.net import NetDriver
 from virtring.errors import (
+    FeaturesRejected,
     InvalidArgument,
     NoSpace,
     NotSupported,
@@ -176,42 +177,6 @@ def test_long_packets(wire: Wire, ring: Feature, mergeable: bool) -> None:
         assert [p.tobytes() for p in got] == ([giant, some[0]] if mergeable else [some[0]])
 
 
-@pytest.mark.parametrize("later", [False, True], ids=["straight", "later"])
-@pytest.mark.parametrize("mergeable", [True, False], ids=["merged", "whole"])
-def test_echo(ring: Feature, kind: str, mergeable: bool, later: bool) -> None:
-    """Everything comes back, in its order, also when the receive queue is full for a while."""
-    net = Net(Echo(), queue_size=64, ring_features=ring, mergeable=mergeable)
-    with bound(net, NetDriver, kind, later=later) as driver:
-        some = frames(1000, 4)
-        burst = Packets.of(some)
-        got = Packets(1000)
-        sent = 0
-
-        def turn() -> bool:
-            nonlocal sent
-            # Sends without looking at what came back for as long as it can.
-            while count := driver.send_batch(burst, sent):
-                sent += count
-            driver.receive_batch(got)
-            return len(got) == 1000
-
-        until(turn)
-        assert [packet.tobytes() for packet in got] == some
-        assert net.pairs[0].transmitted == net.pairs[0].received == 1000
-        assert net.pairs[0].dropped == 0
-
-
-def test_echo_of_what_never_fits(ring: Feature) -> None:
-    """A packet that needs more buffers than there are is dropped; others go on."""
-    net = Net(Echo(), mtu=65535, queue_size=8, ring_features=ring)
-    with bound(net, NetDriver) as driver:
-        for frame in (bytes(40000), b"x" * 60, bytes(9000)):
-            driver.send(frame)
-        assert driver.receive(1) == b"x" * 60
-        assert driver.receive(1) == bytes(9000)
-        assert net.pairs[0].dropped == 1
-
-
 def test_receive_from_a_thread(net: Net, kind: str) -> None:
     """The host gives packets in one thread while the driver waits in another."""
     some = frames(300, 5)
@@ -222,11 +187,11 @@ def test_receive_from_a_thread(net: Net, kind: str) -> None:
         def feed() -> None:
             at = 0
             while at < len(some):
-                burst = Packets.of(some[at : at + 7])
-                if net.receive(burst) == len(burst):
-                    at += 7
-
-        from threading import Thread
+                # When the buffers run out, the rest of a burst is dropped.
+                count = net.receive(Packets.of(some[at : at + 7]))
+                at += count
+                if not count:
+                    time.sleep(0.001)
 
         # At most 256 buffers: the driver gives them back while the thread runs.
         thread = Thread(target=feed)
@@ -393,8 +358,6 @@ class Careless(NetDriver):
 
 
 def test_features_that_need_the_control_queue(net: Net) -> None:
-    from virtring.errors import FeaturesRejected
-
     with pytest.raises(FeaturesRejected), bound(net, Careless):
         pass
 
@@ -429,19 +392,3 @@ def test_commands_that_are_refused(driver: NetDriver) -> None:
             driver.control.send(group, command, data)
     many = [driver.control.start(NetCtrl.RX, 0, b"\1") for _ in range(20)]
     assert all(command.result(5) for command in many)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    sizes=st.lists(st.integers(14, 9018), min_size=1, max_size=60),
-    name=st.sampled_from(sorted(RINGS)),
-    mergeable=st.booleans(),
-)
-def test_any_sizes_echoed(sizes: list[int], name: str, mergeable: bool) -> None:
-    net = Net(Echo(), mtu=9000, queue_size=32, ring_features=RINGS[name], mergeable=mergeable)
-    with bound(net, NetDriver, size=4 << 20) as driver:
-        rnd = random.Random(len(sizes))
-        for size in sizes:
-            frame = rnd.randbytes(size)
-            driver.send(frame)
-            assert driver.receive(1) == frame

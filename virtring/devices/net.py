@@ -207,9 +207,11 @@ class Net(Device):
         self.announced()
 
     def handle_queue(self, index: int, queue: DeviceQueue) -> None:
+        if not self.core.running:
+            return
         if index == self.control_index:
             self.control.serve(queue)
-        elif index // 2 < len(self.pairs) and isinstance(self.backend, Echo):
+        elif index // 2 < len(self.pairs) and isinstance(self.backend, Echo) and self.link_up:
             self._echo(index // 2)
         elif index % 2:
             self._transmit(index // 2, queue)
@@ -228,7 +230,7 @@ class Net(Device):
                     self.backend.transmit(number, packets)
             elif not self._more(queue):
                 return
-        self.wake(2 * number + 1)
+        self.kick(2 * number + 1)
 
     def _echo(self, number: int) -> None:
         pair = self.pairs[number]
@@ -247,7 +249,7 @@ class Net(Device):
                 rx.disable_notify()
             elif done < TURN and not self._more(tx):
                 return
-        self.wake(2 * number + 1)
+        self.kick(2 * number + 1)
 
     def _more(self, queue: DeviceQueue) -> bool:
         """An empty queue: is there something after all, or shall the driver kick?"""

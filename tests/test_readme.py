@@ -20,8 +20,7 @@ PRINTED = {
 
 
 def test_all_examples_are_found() -> None:
-    assert len(EXAMPLES) == README.count("```python
-") == 6
+    assert len(EXAMPLES) == README.count("```python\n") == 6
 
 
 @pytest.mark.parametrize(("title", "code"), EXAMPLES, ids=[title for title, _ in EXAMPLES])

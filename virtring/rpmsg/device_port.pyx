@@ -109,23 +109,20 @@ cdef class DevicePort(Port):
             done += n
             i += 1
 
-    def send_one(self, src, dst, data) -> bool:
-        """Send one message; False when the driver has no buffer for it. As DriverPort's."""
+    cdef int send_message(self, uint32_t src, uint32_t dst, object data) except -1:
         cdef Py_buffer view
-        cdef uint32_t from_ = src
-        cdef uint32_t to = dst
         cdef char* at
         cdef bint sent = False
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            self.check_one(from_, to, view.len)
+            self.check_one(src, dst, view.len)
             if self.spare:
-                return self.send_spare(from_, to, view.len, data)
+                return self.send_spare(src, dst, view.len, data)
             while not sent and self.svq.pop(self.popped_tx, 1):
                 self.bind(self.svq.memory)
                 if self.usable(0):
                     at = self.target(0)
-                    put_header(at, from_, to, <uint32_t>view.len, self.swap)
+                    put_header(at, src, dst, <uint32_t>view.len, self.swap)
                     memcpy(at + HDR_SIZE, view.buf, view.len)
                     self.finish(0, <uint32_t>view.len + HDR_SIZE)
                     self.tx_messages += 1
@@ -158,24 +155,20 @@ cdef class DevicePort(Port):
         self.svq.signal()
         return True
 
-    def send_rows(self, Messages m not None, start, count, src, dst) -> int:
-        """Send rows; how many the driver had buffers for. As DriverPort's."""
-        cdef uint32_t from_ = src
-        cdef uint32_t to = dst
-        cdef Py_ssize_t first = 0
-        cdef Py_ssize_t end = 0
+    cdef Py_ssize_t send_window(
+        self, Messages m, Py_ssize_t first, Py_ssize_t end, uint32_t src, uint32_t dst
+    ) except -1:
         cdef Py_ssize_t row
         cdef Py_ssize_t n
         cdef Py_ssize_t i
         cdef uint32_t used
         cdef Batch popped = self.popped_tx
-        m.window(start, count, &first, &end)
-        self.check_rows(m, first, end, from_, to)
+        self.check_rows(m, first, end, src, dst)
         row = first
         while row < end and self.spare:
             self.send_spare(
-                m._src[row] if from_ == ANY else from_,
-                m._dst[row] if to == ANY else to,
+                m._src[row] if src == ANY else src,
+                m._dst[row] if dst == ANY else dst,
                 m._len[row], m.data[row, : m._len[row]],
             )
             row += 1
@@ -194,7 +187,7 @@ cdef class DevicePort(Port):
                     self.bad_buffers += 1
                     popped.cols.written[i] = 0
                     continue
-                used = self.put(self.target(i), m, row, from_, to)
+                used = self.put(self.target(i), m, row, src, dst)
                 self.finish(i, used)
                 self.tx_bytes += used - HDR_SIZE
                 self.tx_messages += 1
@@ -219,31 +212,38 @@ cdef class DevicePort(Port):
 
     # -- receiving -----------------------------------------------------------------------------
 
-    def recv_rows(self, Messages m not None, Messages other not None, addr, room) -> int:
-        """Take up to ``room`` messages and give the driver its buffers back. As DriverPort's."""
-        cdef uint32_t want = addr
-        cdef Py_ssize_t limit = 0
+    cdef Py_ssize_t recv_window(
+        self, Messages m, Messages other, uint32_t addr, Py_ssize_t limit
+    ) except -1:
         cdef Py_ssize_t n
         cdef Py_ssize_t i
         cdef Batch popped = self.popped_rx
         self.raise_later()
-        self.room_for(m, other, room, &limit)
-        if limit == 0:
+        self.check_size(m)
+        # Each message could go to either of the two.
+        limit = min(limit, m.capacity - m.rows, other.capacity - other.rows)
+        if limit <= 0:
             return 0
         n = self.rvq.pop(popped, min(limit, BURST))
         if n == 0:
             return 0
         self.bind(self.rvq.memory)
         for i in range(n):
-            self.take(i, want, m, other)
+            self.take(i, addr, m, other)
             popped.cols.written[i] = 0
         self.unbind()
         try:
             self.rvq.push(popped)
-            self.rvq.signal()
         except Exception as error:
             self.later = error
         return n
+
+    cdef int tell(self) except -1:
+        try:
+            self.rvq.signal()
+        except Exception as error:
+            self.later = error
+        return 0
 
     cdef void take(self, size_t row, uint32_t want, Messages m, Messages other) noexcept:
         """Copy a popped message out, which may lie in several pieces."""

@@ -148,8 +148,15 @@ class BackEnd(RingLife):
         if self.device.core.status & Status.NEEDS_RESET:
             for vring in self.vrings:
                 vring.report_error()
-        if self.channel is not None and Protocol.CONFIG in self.protocol:
+        if self.channel is None or Protocol.CONFIG not in self.protocol:
+            return
+        try:
             self.channel.send(BackendRequest.CONFIG_CHANGE)
+        except OSError as error:
+            # What the driver's side closed, or does not read, must not stop the device.
+            log.warning("the front end does not take requests: %s", error)
+            self.channel.close()
+            self.channel = None
 
     # Features.
 
@@ -383,4 +390,10 @@ class BackEnd(RingLife):
             raise ProtocolError("SET_BACKEND_REQ_FD without a descriptor")
         if self.channel is not None:
             self.channel.close()
-        self.channel = Connection(socket.socket(fileno=message.fds.pop()))
+            self.channel = None
+        try:
+            sock = socket.socket(fileno=message.fds[0])
+        except OSError as error:
+            raise ProtocolError(f"SET_BACKEND_REQ_FD: no socket: {error}") from error
+        message.fds.clear()
+        self.channel = Connection(sock)

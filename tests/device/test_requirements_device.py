@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.device.test_requirements_driver import device, kind, name
 from tests.transport.common import LAYOUTS, Echo, EchoDriver, bound
 from virtring.device import RING_OFFER, Device, VirtioDevice
 from virtring.errors import InvalidArgument, WrongState
@@ -16,15 +15,8 @@ from virtring.spec.features import Feature
 from virtring.spec.status import Status
 from virtring.transport.connect import connect
 
-__all__ = ["device", "kind", "name"]
-
 A, D, OK = Status.ACKNOWLEDGE, Status.DRIVER, Status.DRIVER_OK
 SUSPEND, NEEDS_RESET = Status.SUSPEND, Status.NEEDS_RESET
-
-
-@pytest.fixture(params=LAYOUTS)
-def layout(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def lay(driver: EchoDriver, vq: Virtqueue) -> None:

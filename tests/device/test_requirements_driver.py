@@ -2,68 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.device.bundled import BUNDLED
 from tests.transport.common import CONFIG, Echo, EchoDriver, bound, config_record
-from virtring.device import RING_OFFER, Device, VirtioBus, VirtioDevice, VirtioDriver
+from virtring.device import RING_OFFER, Device, VirtioBus, VirtioDevice
 from virtring.devices import net_backend
-from virtring.devices.balloon import Balloon
-from virtring.devices.blk import Blk
 from virtring.devices.console import Console
 from virtring.devices.console_port import Port
 from virtring.devices.net import NEED_CONTROL, Net
-from virtring.devices.rng import Rng
-from virtring.drivers.balloon import BalloonDriver
-from virtring.drivers.blk import BlkDriver
 from virtring.drivers.console import ConsoleDriver
 from virtring.drivers.net import NetDriver
-from virtring.drivers.rng import RngDriver
 from virtring.errors import FeaturesRejected, NotSupported, WrongState
 from virtring.memory import GuestMemory
 from virtring.spec.console import ConsoleFeature
 from virtring.spec.features import RING_FEATURES, Feature
 from virtring.spec.net import NetFeature
 from virtring.spec.status import Status
-from virtring.transport.connect import KINDS, connect
+from virtring.transport.connect import connect
 
 A, D, F, OK = Status.ACKNOWLEDGE, Status.DRIVER, Status.FEATURES_OK, Status.DRIVER_OK
 SUSPEND, FAILED = Status.SUSPEND, Status.FAILED
 
 Steps = list[tuple[Any, ...]]
-#: Makes a device from the path of an image; its driver; bytes of configuration without features.
-BUNDLED: dict[str, tuple[Callable[[Path], Device], type[VirtioDriver], int]] = {
-    "rng": (lambda _: Rng(), RngDriver, 0),
-    "blk": (lambda path: Blk(path, num_queues=2), BlkDriver, 8),
-    "net": (lambda _: Net(net_backend.Echo(), pairs=2, mtu=1500), NetDriver, 0),
-    "console": (lambda _: Console([Port(), Port()], size=(80, 25)), ConsoleDriver, 0),
-    "balloon": (lambda _: Balloon(), BalloonDriver, 4),
-}
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=BUNDLED)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def device(name: str, tmp_path: Path) -> Iterator[Device]:
-    path = tmp_path / "disk"
-    path.write_bytes(bytes(1 << 16))
-    device = BUNDLED[name][0](path)
-    yield device
-    if isinstance(device, Blk):
-        device.close()
 
 
 def watch(vdev: VirtioDevice, device: Device) -> Steps:
@@ -117,7 +84,7 @@ def test_initialisation_goes_step_by_step(kind: str, name: str, device: Device) 
     started = 0
     for life in lives(steps):
         writes = [step[1] for step in life if step[0] == "set_status"]
-        for before, after in zip(writes, writes[1:], strict=False):
+        for before, after in pairwise(writes):
             assert before & after == before
         if OK not in (writes or [Status(0)])[-1]:
             continue

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.transport.raw_front import ALL, USER, RawFront, RawRing, memory_fd, new_file, settled, slot
+from tests.transport.raw_front import (
+    ALL,
+    USER,
+    RawFront,
+    RawRing,
+    memory_fd,
+    new_file,
+    settled,
+    slot,
+)
 from tests.transport.vhost_user import Echo, open_fds, served
 from virtring.memory import GuestMemory
 from virtring.transport.vhost_user import Request

@@ -17,6 +17,10 @@ class AddressError(InvalidArgument):
     """A buffer or address range does not lie inside the guest memory, or not with these rights."""
 
 
+class MessageTooLong(InvalidArgument):
+    """A message has more bytes than a buffer of the other side takes (Linux: ``-EMSGSIZE``)."""
+
+
 class NotSupported(VirtioError):
     """The operation needs a feature or a transport operation that is not there."""
 
@@ -73,12 +77,24 @@ class FeaturesRejected(VirtioError):
     """The device did not accept the features that the driver chose (Linux: ``-ENODEV``)."""
 
 
+class RequestFailed(VirtioError, OSError):
+    """The device carried a request out and answered that it failed; ``status`` is its answer."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class WaitTimeout(VirtioError, TimeoutError):
     """The time given to a wait ran out."""
 
 
 class PeerDied(VirtioError, ConnectionError):
     """The process on the other end of the ring is gone."""
+
+
+class PeerClosed(VirtioError, EOFError):
+    """The other end said that it is done, and everything it had sent was taken."""
 
 
 #: Engine result code -> (exception, sentence). ``{pos}`` is a ring position or a row of a batch,
@@ -142,6 +158,7 @@ ENGINE_CODES: dict[int, tuple[type[VirtioError], str]] = {
         InvalidArgument,
         "row {pos} has a descriptor with flags {val:#x}; it takes 2 (WRITE) or 0",
     ),
+    47: (InvalidArgument, "row {pos} has {val} bytes in all; a buffer takes {aux} at most"),
 }
 
 

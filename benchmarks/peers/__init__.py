@@ -12,6 +12,7 @@ from benchmarks.peers.linux_ring import LinuxRing
 from benchmarks.peers.linux_vringh import LinuxVringh
 from benchmarks.peers.ours import Virtring, VirtringCython
 from benchmarks.peers.peer import Peer
+from benchmarks.peers.python_channels import channel_engines
 from benchmarks.peers.ringtest import PROGRAMS, Ringtest
 from benchmarks.peers.rust_vmm import RELEASES, RustVmm
 
@@ -33,7 +34,7 @@ def channels() -> dict[str, Sequence[Peer]]:
 
     The one of a group whose name begins with ``virtring`` is compared with the others.
     """
-    return {}
+    return channel_engines()
 
 
 def engines() -> list[Peer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from tests.interop.peers import require
@@ -70,3 +71,25 @@ def pmd_counts(testpmd: Process) -> tuple[int, int]:
     wanted = r"RX-packets: (\d+)\s(?:.*\n)*?.*TX-packets: (\d+)\s"
     found = testpmd.ask("show port stats 0", wanted)
     return int(found[1]), int(found[2])
+
+
+def pmd_forward(device: Process, driver: Process, *, bursts: int, timeout: float = 60) -> None:
+    """Start both ends; `bursts` times 32 packets go round from then on.
+
+    Fails the test when they do not come back to `driver`.
+    """
+    limit = time.monotonic() + timeout
+    for end in (device, driver):
+        end.wait_for("testpmd> ")
+    while device.ask("show port info 0", r"Link status: (\w+)\s")[1] != "up":
+        if time.monotonic() > limit:
+            device.fail("no driver has come")
+        time.sleep(0.1)
+    device.send("start")
+    while pmd_counts(driver)[0] < 32 * bursts:
+        if time.monotonic() > limit:
+            driver.fail("no packets come back")
+        # What comes before the device forwards is lost, so begin again.
+        driver.send("stop")
+        driver.send(f"start tx_first {bursts}")
+        time.sleep(0.5)

@@ -87,6 +87,13 @@ class Process:
                     self.fail(f"{why} without {pattern!r}")
                 self._news.wait(left)
 
+    def finish(self, timeout: float = 60) -> str:
+        """Wait for its end. Returns all it printed; fails the test unless its exit code is 0."""
+        code = self.wait(timeout)
+        if code != 0:
+            self.fail(f"ended with code {code}")
+        return self.output()
+
     def wait(self, timeout: float = 60) -> int:
         """Its exit code. Fails the test when it is not at its end after `timeout` seconds."""
         try:
@@ -139,11 +146,20 @@ class Process:
         self.stop()
 
 
-class Daemon(Process):
-    """A peer that serves: it is there when its `sockets` are, and stays until the end of the test.
+def _listens(path: Path) -> bool:
+    # The file is there a moment earlier, and connecting just to see would use up a connection.
+    for line in Path("/proc/net/unix").read_text().splitlines():
+        words = line.split(maxsplit=7)
+        if words[7:] == [str(path)] and words[3] == "00010000":  # __SO_ACCEPTCON
+            return True
+    return False
 
-    A socket left over from before is removed first. Fails the test when the process ends or makes
-    no socket within `timeout` seconds.
+
+class Daemon(Process):
+    """A peer that serves: it is there when it listens on its `sockets`, and stays until `stop`.
+
+    A socket left over from before is removed first. Fails the test when the process ends, or does
+    not listen within `timeout` seconds.
     """
 
     def __init__(
@@ -159,11 +175,11 @@ class Daemon(Process):
         super().__init__(program, arguments)
         limit = time.monotonic() + timeout
         try:
-            while not all(path.is_socket() for path in sockets):
+            while not all(map(_listens, sockets)):
                 if not self.running:
-                    self.fail(f"ended with code {self.wait()} before its socket was there")
+                    self.fail(f"ended with code {self.wait()} before it listened")
                 if time.monotonic() > limit:
-                    self.fail(f"no socket after {timeout:g} s")
+                    self.fail(f"does not listen after {timeout:g} s")
                 time.sleep(0.01)
         except BaseException:
             self.stop()

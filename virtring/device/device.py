@@ -1,6 +1,7 @@
 """The base of every device: queues, configuration and notifications over any transport."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import numpy as np
 from virtring.device.config_ops import SharedMemory
 from virtring.device.device_config import VirtioDeviceConfig
 from virtring.device.queue_config import QUEUE_SIZE, VirtioQueueConfig
+from virtring.device.transport_ops import usable_features
 from virtring.errors import InvalidArgument, QueueBroken, WrongState
 from virtring.memory import GuestMemory, Region
 from virtring.queue import Batch, Chain, DeviceQueue, QueueConfig
@@ -31,7 +33,8 @@ class Device:
 
     features: the device type's bits on offer; ring_features: the device-independent ones.
     queues: names of the queues; queue_size: the most ring entries of each. config: the initial
-    configuration space, bytes or one record of a numpy dtype (little-endian).
+    configuration space, bytes or one record of a numpy dtype (little-endian). InvalidArgument for
+    bits that nothing here implements, such as SR_IOV (virtio 1.4, 2.2.2).
 
     ``self.features`` are the negotiated bits, ``self.queues`` the :class:`DeviceQueue` objects
     (None while the driver has not handed one over), ``self.memory`` the guest's memory.
@@ -50,10 +53,14 @@ class Device:
         queue_size: int = QUEUE_SIZE,
         config: "bytes | np.ndarray[Any, Any] | np.void" = b"",
     ) -> None:
+        offer = Feature(int(features) | int(ring_features))
+        extra = int(offer) & ~int(usable_features(offer))
+        if extra:
+            raise InvalidArgument(f"features {extra:#x} are none that a device here can offer")
         self.names = tuple(self.queue_names if queues is None else queues)
         self.core = VirtioDeviceConfig(
             self.device_id,
-            int(features) | int(ring_features),
+            int(offer),
             bytes(config) if isinstance(config, bytes | bytearray) else config.tobytes(),
             [queue_size] * len(self.names),
             config_queue=self._config_queue,
@@ -68,6 +75,8 @@ class Device:
         self.features = Feature(0)
         self.queues: list[DeviceQueue | None] = [None] * len(self.names)
         self._memory: GuestMemory | None = None
+        #: Makes the device's queues, by DeviceQueue's arguments: a transport may have its own kind.
+        self.make_queue: Callable[..., DeviceQueue] = DeviceQueue
 
     # What a device overrides.
 
@@ -173,6 +182,10 @@ class Device:
         self.core.shared_memory[id] = shared
         return shared
 
+    def locked(self) -> AbstractContextManager[None]:
+        """``with self.locked():`` no queue is looked at, in no thread. ``handle_queue`` has it."""
+        return self.core.locked()
+
     def wake(self, index: int) -> None:
         """Have :meth:`handle_queue` called for queue ``index``, as if the driver had kicked.
 
@@ -207,23 +220,15 @@ class Device:
             self.core.connect(lambda _: None, lambda: None)
             self._memory = None
 
-    def start_queue(
-        self,
-        index: int,
-        config: QueueConfig,
-        position: int | None = None,
-        make: Callable[..., DeviceQueue] = DeviceQueue,
-    ) -> None:
+    def start_queue(self, index: int, config: QueueConfig, position: int | None = None) -> None:
         """Begin with a queue, where :meth:`stop_queue` had left off if ``position`` is given.
-
-        make: what makes the queue, by DeviceQueue's arguments: a transport may have its own kind.
 
         Raises InvalidArgument or AddressError when the ring cannot be there.
         """
         if not 0 <= index < len(self.queues):
             raise InvalidArgument(f"queue {index}; the device has {len(self.queues)}")
         self.stop_queue(index)
-        queue = make(
+        queue = self.make_queue(
             self.memory,
             config,
             weak_barriers=Feature.ORDER_PLATFORM not in config.features,
@@ -250,6 +255,14 @@ class Device:
         queue.close()
         return position
 
+    def memory_changed(self) -> None:
+        """Regions were added or taken away: let go of what is not there any more, now."""
+        for queue in self.queues:
+            if queue is not None:
+                with suppress(QueueBroken):
+                    # Any look at a ring begins with the map as it is.
+                    queue.more_available  # noqa: B018
+
     def kick(self, index: int) -> None:
         """Let the device look at queue ``index`` soon, whatever the registers say of it."""
         self.defer(("queue", index), partial(self.run_queue, index))
@@ -260,14 +273,23 @@ class Device:
         if queue is None:
             return
         try:
-            try:
-                self.handle_queue(index, queue)
-            finally:
-                # Also of what was used before an error.
-                if not queue.is_closed:
-                    queue.signal()
+            self._handle(index, queue)
         except QueueBroken as error:
             self.needs_reset(str(error))
+
+    def _handle(self, index: int, queue: DeviceQueue) -> None:
+        try:
+            self.handle_queue(index, queue)
+        except QueueBroken:
+            raise
+        except BaseException:
+            # Left in the middle: the driver must hear of what was used, and kick again.
+            if not queue.is_closed:
+                queue.enable_notify()
+                queue.signal()
+            raise
+        if not queue.is_closed:
+            queue.signal()
 
     def _config_queue(self, index: int, queue: VirtioQueueConfig) -> None:
         features = self.core.driver_features

@@ -30,6 +30,9 @@ DRIVER_BITS = (
     | Status.SUSPEND
     | Status.FAILED
 )
+#: Asked with every kick and interrupt: plain integers, the operators of an enumeration are slow.
+DRIVER_OK, SUSPEND = int(Status.DRIVER_OK), int(Status.SUSPEND)
+RUN_MASK = int(Status.DRIVER_OK | Status.FAILED | Status.NEEDS_RESET)
 
 
 def _nothing(*_: object) -> None:
@@ -94,10 +97,11 @@ class VirtioDeviceConfig(DeviceFeatures):
         # What came up while suspended: it is done, or said, on resuming.
         self._late_config: list[tuple[int, bytes]] = []
         self._late_interrupts: set[int] = set()
+        self._late_change = False
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """The mutex, and no job in this thread before it is free again.
+    def locked(self) -> Iterator[None]:
+        """The mutex; jobs that this thread posts meanwhile are run when it is free again.
 
         A driver's callback may wait for a thread that waits for the mutex.
         """
@@ -116,8 +120,7 @@ class VirtioDeviceConfig(DeviceFeatures):
     @property
     def running(self) -> bool:
         """May buffers be used and notifications sent? DRIVER_OK and nothing wrong."""
-        stopped = Status.FAILED | Status.NEEDS_RESET
-        return Status.DRIVER_OK in self.status and not self.status & stopped and not self._resetting
+        return int(self.status) & RUN_MASK == DRIVER_OK and not self._resetting
 
     def connect(
         self, interrupt_queue: Callable[[int], object], interrupt_config: Callable[[], object]
@@ -133,7 +136,7 @@ class VirtioDeviceConfig(DeviceFeatures):
         if value == 0:
             self.reset()
             return
-        with self._locked():
+        with self.locked():
             suspend = self._take_status(value)
         if suspend:
             self._suspend()
@@ -181,7 +184,7 @@ class VirtioDeviceConfig(DeviceFeatures):
 
     def begin(self, features: int) -> None:
         """DRIVER_OK by a transport that does the handshake elsewhere, such as vhost-user."""
-        with self._locked():
+        with self.locked():
             self.driver_features = Feature(features)
             self.status |= (
                 Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
@@ -190,28 +193,36 @@ class VirtioDeviceConfig(DeviceFeatures):
 
     def _suspend(self) -> None:
         # In the order of the standard: take no more, finish what is in hand, tell the driver.
-        with self._locked():
+        with self.locked():
             if Feature.SUSPEND not in self.driver_features or not self.running:
                 self.refuse("SUSPEND without the feature or before DRIVER_OK")
                 return
             self._paused = True
         try:
             self.suspend_device(True)
-        except BaseException:
+        except BaseException as error:
             self._paused = False
+            self.needs_reset(f"it could not suspend: {error!r}")
             raise
-        with self._locked():
+        with self.locked():
             self.status = (self.status | Status.SUSPEND) & ~Status.DRIVER_OK
 
     def _resume(self, wanted: Status) -> None:
         if Status.DRIVER_OK not in wanted:
             self.refuse("a suspended device takes DRIVER_OK or a reset")
             return
-        self.suspend_device(False)
+        try:
+            self.suspend_device(False)
+        except BaseException as error:
+            self.needs_reset(f"it could not resume: {error!r}")
+            raise
         self.status = (self.status | Status.DRIVER_OK) & ~Status.SUSPEND
         self._paused = False
         changes, interrupts = self._late_config, self._late_interrupts
+        changed = self._late_change
         self._forget()
+        if changed:
+            self.interrupt_config()
         for offset, data in changes:
             self.update_config(offset, data)
         for index in interrupts:
@@ -221,14 +232,14 @@ class VirtioDeviceConfig(DeviceFeatures):
 
     def reset(self) -> None:
         """Everything as after power on; the device has let go of all buffers on return."""
-        with self._locked():
+        with self.locked():
             # Waited for a look that was going on; there will be no other.
             self._paused = self._resetting = True
         try:
             # Without the mutex: a thread that the device waits for here may need it to end.
             self.reset_device()
         finally:
-            with self._locked():
+            with self.locked():
                 self.status = Status(0)
                 self.driver_features = Feature(0)
                 for queue in self.queue_configs:
@@ -239,12 +250,10 @@ class VirtioDeviceConfig(DeviceFeatures):
     def needs_reset(self, reason: str) -> None:
         """The device cannot go on (virtio 1.4, 2.1.2); says so to a driver that is there."""
         log.warning("device %d needs a reset: %s", self.device_id, reason)
-        with self._locked():
+        with self.locked():
             self.refusals.append(reason)
-            tell = Status.DRIVER_OK in self.status
             self.status |= Status.NEEDS_RESET
-            if tell:
-                self.work.post("config", self._interrupt_config)
+            self.interrupt_config()
 
     # Queues.
 
@@ -258,7 +267,7 @@ class VirtioDeviceConfig(DeviceFeatures):
         queue = self.queue(index)
         if queue is None:
             self.refuse(f"{what} of queue {index}, which does not exist")
-        elif queue.enabled or self._resetting:
+        elif queue.enabled or queue.resetting or self._resetting:
             self.refuse(f"{what} of queue {index} written while it is enabled or being reset")
         else:
             return queue
@@ -305,7 +314,7 @@ class VirtioDeviceConfig(DeviceFeatures):
 
     def enable_queue(self, index: int) -> None:
         """The driver hands a configured queue over."""
-        with self._locked():
+        with self.locked():
             queue = self._settable(index, "enable")
             if queue is None:
                 return
@@ -323,22 +332,24 @@ class VirtioDeviceConfig(DeviceFeatures):
 
     def restart_queue(self, index: int) -> None:
         """The driver resets one queue (virtio 1.4, 2.6.1); it is disabled on return."""
-        with self._locked():
+        with self.locked():
             queue = self.queue(index)
             if queue is None or Feature.RING_RESET not in self.driver_features:
                 self.refuse(f"reset of queue {index} without RING_RESET or without such a queue")
                 return
-            queue.enabled = False
-        # As in reset(): not with the mutex held.
-        self.reset_queue(index)
-        with self._locked():
-            vector = queue.vector
-            queue.reset()
-            queue.vector = vector
+            queue.enabled, queue.resetting = False, True
+        try:
+            # As in reset(): not with the mutex held.
+            self.reset_queue(index)
+        finally:
+            with self.locked():
+                vector = queue.vector
+                queue.reset()
+                queue.vector = vector
 
     def disable_queue(self, index: int) -> None:
         """The driver takes a queue back, where a transport lets it (virtio 1.4, 4.2.2)."""
-        with self._locked():
+        with self.locked():
             queue = self.queue(index)
             if queue is None or not queue.enabled:
                 return
@@ -368,13 +379,13 @@ class VirtioDeviceConfig(DeviceFeatures):
 
         Not before DRIVER_OK, and never with ``mutex`` held: a driver's callback may wait for it.
         """
-        if Status.SUSPEND in self.status:
+        if int(self.status) & SUSPEND:
             self._late_interrupts.add(index)
         elif self.running:
             self.work.post(("interrupt", index), lambda: self._signal(index))
 
     def _signal(self, index: int) -> None:
-        if Status.SUSPEND in self.status:
+        if int(self.status) & SUSPEND:
             self._late_interrupts.add(index)
         elif self.running:
             self._interrupt_queue(index)
@@ -390,7 +401,7 @@ class VirtioDeviceConfig(DeviceFeatures):
     def write_config(self, offset: int, data: bytes) -> None:
         """What the driver writes: for the device to take or to ignore."""
         self._check_config(offset, len(data))
-        with self._locked():
+        with self.locked():
             if Status.SUSPEND in self.status:
                 self.refuse("configuration written while suspended")
             else:
@@ -408,7 +419,7 @@ class VirtioDeviceConfig(DeviceFeatures):
         A suspended one must not: the change is made when it resumes.
         """
         self._check_config(offset, len(data))
-        with self._locked():
+        with self.locked():
             if Status.SUSPEND in self.status:
                 self._late_config.append((offset, bytes(data)))
                 return
@@ -417,6 +428,15 @@ class VirtioDeviceConfig(DeviceFeatures):
             self.interrupt_config()
 
     def interrupt_config(self) -> None:
-        """Tell the driver, if there is one, that the configuration changed."""
-        if Status.DRIVER_OK in self.status:
-            self.work.post("config", self._interrupt_config)
+        """Tell the driver, if there is one, that the configuration changed: now or on resuming."""
+        if Status.SUSPEND in self.status:
+            self._late_change = True
+        elif Status.DRIVER_OK in self.status:
+            self.work.post("config", self._signal_config)
+
+    def _signal_config(self) -> None:
+        # Again: the driver may have suspended or reset the device since.
+        if Status.SUSPEND in self.status:
+            self._late_change = True
+        elif Status.DRIVER_OK in self.status:
+            self._interrupt_config()

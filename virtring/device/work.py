@@ -23,11 +23,27 @@ class Work:
         self._jobs: dict[Hashable, Callable[[], object]] = {}
         self._runner: int | None = None
         self._held: dict[int, int] = {}
+        self._owner: int | None = None
+        self._wake: Callable[[], object] = lambda: None
 
     @property
     def inside(self) -> bool:
         """Is this thread running one of the jobs right now?"""
         return self._runner == get_ident()
+
+    def claim(self, wake: Callable[[], object] | None) -> None:
+        """Only this thread runs jobs from now on; None ends that.
+
+        When another thread posts something, it calls ``wake``, which must not wait or post; this
+        thread then calls :meth:`run` soon.
+        """
+        with self._lock:
+            self._owner = None if wake is None else get_ident()
+            self._wake = wake or (lambda: None)
+
+    def run(self) -> None:
+        """Run what waits, if anything does; raises as :meth:`post`."""
+        self._run()
 
     def post(self, key: Hashable, job: Callable[[], object]) -> None:
         """Run ``job`` soon: now, unless jobs are being run already.
@@ -61,6 +77,10 @@ class Work:
     def _run(self) -> None:
         me = get_ident()
         if self._runner == me or me in self._held:
+            return
+        if self._owner not in (None, me):
+            with self._lock:
+                self._wake()
             return
         failure: Exception | None = None
         key: Hashable = None

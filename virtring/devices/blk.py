@@ -24,6 +24,9 @@ MAX_SECTORS = 1 << 22
 #: ioctl that tells the bytes of a block device (Linux BLKGETSIZE64).
 BLKGETSIZE64 = 0x80081272
 
+#: Where ``writeback`` is in the configuration.
+WRITEBACK = 32
+
 OFFER = (
     BlkFeature.SEG_MAX
     | BlkFeature.BLK_SIZE
@@ -104,7 +107,7 @@ class Blk(Device):
         config["write_zeroes_may_unmap"] = 1
         features = OFFER
         if read_only:
-            features = BlkFeature.SEG_MAX | BlkFeature.BLK_SIZE | BlkFeature.RO
+            features = BlkFeature.SEG_MAX | BlkFeature.BLK_SIZE | BlkFeature.FLUSH | BlkFeature.RO
         if num_queues > 1:
             features |= BlkFeature.MQ
         super().__init__(
@@ -122,9 +125,16 @@ class Blk(Device):
         if fd >= 0:
             os.close(fd)
 
-    @property
-    def _writeback(self) -> int:
-        return BLK_CONFIG.fields["writeback"][1] if BLK_CONFIG.fields else 0
+    def resize(self) -> None:
+        """The file has another size now: look, and tell the driver (5.2.6.2)."""
+        capacity = size_of(self.fd) // BLK_SECTOR_SIZE
+        self.io.capacity = capacity
+        self.update_config(0, struct.pack("<Q", capacity))
+
+    def validate_features(self, features: Feature) -> bool:
+        # Without FLUSH nobody could ask for the data to reach the disk (5.2.5.2).
+        self.core.config[WRITEBACK] = bool(int(features) & BlkFeature.FLUSH)
+        return True
 
     def queue_started(self, index: int, queue: DeviceQueue) -> None:
         self._choose(queue.features)
@@ -133,19 +143,19 @@ class Blk(Device):
         bits = int(features)
         self.io.discard = bool(bits & BlkFeature.DISCARD)
         self.io.write_zeroes = bool(bits & BlkFeature.WRITE_ZEROES)
-        wanted = self.core.config[self._writeback] if bits & BlkFeature.CONFIG_WCE else 1
-        # Without FLUSH nobody could ask for the data to reach the disk (5.2.6.2).
+        wanted = self.core.config[WRITEBACK] if bits & BlkFeature.CONFIG_WCE else 1
         self.io.write_through = not wanted or not bits & BlkFeature.FLUSH
 
     def config_written(self, offset: int, data: bytes) -> None:
-        if offset == self._writeback and len(data) == 1 and data[0] <= 1:
+        switchable = int(self.features) & BlkFeature.CONFIG_WCE
+        if switchable and offset == WRITEBACK and len(data) == 1 and data[0] <= 1:
             self.core.config[offset] = data[0]
             self._choose(self.features)
         else:
             self.core.refuse(f"write of {len(data)} bytes of configuration at {offset}")
 
     def reset(self) -> None:
-        self.core.config[self._writeback] = 1
+        self.core.config[WRITEBACK] = 1
 
     def handle_queue(self, index: int, queue: DeviceQueue) -> None:
         batch, io = self._batch, self.io

@@ -1,25 +1,14 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from posix.types cimport off_t
 
+from virtring.device.cursor cimport cursor, iovec
 from virtring.memory.table cimport guest_table
 from virtring.spec.ring cimport vring_desc
-
-cdef extern from "<sys/uio.h>" nogil:
-    struct iovec:
-        void* iov_base
-        size_t iov_len
-
-# A stretch of one chain's bytes, readable or writable ones, while it is being used up.
-ctypedef struct cursor:
-    const vring_desc* desc
-    const vring_desc* end
-    uint32_t offset         # bytes of *desc that are used up
-    uint32_t perm
 
 
 cdef class BlkIo:
     cdef readonly int fd
-    cdef readonly uint64_t capacity
+    cdef public uint64_t capacity
     cdef readonly bint read_only
     cdef readonly uint64_t malformed
     cdef public bint write_through
@@ -34,14 +23,12 @@ cdef class BlkIo:
     ) noexcept nogil
     cdef bint inside(self, uint64_t sector, uint64_t sectors) noexcept nogil
     cdef uint8_t move(
-        self, const guest_table* table, cursor* c, uint64_t sector, uint64_t size, bint write
+        self, cursor* c, uint64_t sector, uint64_t size, bint write
     ) noexcept nogil
     cdef int transfer(
         self, iovec* iov, int n, off_t place, uint64_t size, bint write
     ) noexcept nogil
-    cdef uint8_t clear(
-        self, const guest_table* table, cursor* out, uint64_t size, uint32_t type
-    ) noexcept nogil
+    cdef uint8_t clear(self, cursor* out, uint64_t size, uint32_t type) noexcept nogil
     cdef int clear_range(
         self, off_t place, off_t size, uint32_t type, uint32_t flags
     ) noexcept nogil

@@ -5,16 +5,19 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.types cimport off_t
 
+from virtring.device.cursor cimport (
+    cursor, cursor_at, cursor_init, gather, iovec, scatter, vectors,
+)
 from virtring.memory.guest cimport GuestMemory
 from virtring.memory.snapshot cimport MemoryTable
 from virtring.memory.table cimport (
     PERM_READ, PERM_WRITE, guest_lookup, guest_range, guest_table,
 )
 from virtring.queue.batch cimport Batch
+from virtring.ring.common cimport clamp32
 from virtring.spec.ring cimport VRING_DESC_F_WRITE, vring_desc
 
 from virtring.errors import InvalidArgument
-from virtring.spec.blk import BLK_ID_BYTES
 
 cdef extern from "<sys/uio.h>" nogil:
     ssize_t preadv(int fd, const iovec* iov, int n, off_t offset)
@@ -32,7 +35,6 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef enum:
     SECTOR = 512
-    HEADER = 16
     SEGMENT = 16
     ID_BYTES = 20
     T_IN = 0
@@ -52,85 +54,26 @@ cdef enum:
 cdef char zeroes[ZEROES]
 memset(zeroes, 0, ZEROES)
 
+# struct virtio_blk_req as far as the data, and struct virtio_blk_discard_write_zeroes (5.2.6).
+ctypedef struct request_header:
+    uint32_t type
+    uint32_t reserved
+    uint64_t sector
 
-cdef inline void* span(
-    const guest_table* table, const vring_desc* d, uint32_t perm
-) noexcept nogil:
-    cdef const guest_range* r = guest_lookup(table, d.addr, d.len, perm)
-    if r == NULL:
-        return NULL
-    return r.host + (d.addr - r.base)
-
-
-cdef int gather(const guest_table* table, cursor* c, char* out, size_t size) noexcept nogil:
-    """Copy the next ``size`` bytes out; -1 when there are fewer, or memory that went away."""
-    cdef size_t part
-    cdef char* host
-    while size:
-        if c.desc == c.end:
-            return -1
-        part = min(size, <size_t>(c.desc.len - c.offset))
-        host = <char*>span(table, c.desc, c.perm)
-        if host == NULL:
-            return -1
-        memcpy(out, host + c.offset, part)
-        out += part
-        size -= part
-        c.offset += <uint32_t>part
-        if c.offset == c.desc.len:
-            c.desc += 1
-            c.offset = 0
-    return 0
+ctypedef struct clear_segment:
+    uint64_t sector
+    uint32_t sectors
+    uint32_t flags
 
 
-cdef int scatter(
-    const guest_table* table, cursor* c, const char* data, size_t size
-) noexcept nogil:
-    """Copy ``size`` bytes in, as :func:`gather` does out."""
-    cdef size_t part
-    cdef char* host
-    while size:
-        if c.desc == c.end:
-            return -1
-        part = min(size, <size_t>(c.desc.len - c.offset))
-        host = <char*>span(table, c.desc, c.perm)
-        if host == NULL:
-            return -1
-        memcpy(host + c.offset, data, part)
-        data += part
-        size -= part
-        c.offset += <uint32_t>part
-        if c.offset == c.desc.len:
-            c.desc += 1
-            c.offset = 0
-    return 0
-
-
-cdef int vectors(
-    const guest_table* table, cursor* c, iovec* iov, uint64_t size, uint64_t* got
-) noexcept nogil:
-    """The next bytes as at most IOVECS vectors: how many, and their ``got`` bytes; -1 as above."""
-    cdef int n = 0
-    cdef size_t part
-    cdef char* host
-    got[0] = 0
-    while size and n < IOVECS:
-        if c.desc == c.end:
-            return -1
-        part = <size_t>min(size, <uint64_t>(c.desc.len - c.offset))
-        host = <char*>span(table, c.desc, c.perm)
-        if host == NULL:
-            return -1
-        iov[n].iov_base = host + c.offset
-        iov[n].iov_len = part
-        n += 1
-        got[0] += part
-        size -= part
-        c.offset += <uint32_t>part
-        if c.offset == c.desc.len:
-            c.desc += 1
-            c.offset = 0
-    return n
+cdef uint64_t left_of(const cursor* c) noexcept nogil:
+    """Bytes that are not used up."""
+    cdef const vring_desc* d = c.desc
+    cdef uint64_t n = 0
+    while d < c.end:
+        n += d.len
+        d += 1
+    return n - c.offset
 
 
 cdef class BlkIo:
@@ -149,8 +92,8 @@ cdef class BlkIo:
     ):
         if not isinstance(capacity, int) or not 0 <= capacity < 1 << 54:
             raise InvalidArgument(f"capacity {capacity!r}: it takes sectors of 512 bytes")
-        if len(serial) > BLK_ID_BYTES:
-            raise InvalidArgument(f"the serial number has {len(serial)} bytes; {BLK_ID_BYTES} fit")
+        if len(serial) > ID_BYTES:
+            raise InvalidArgument(f"the serial number has {len(serial)} bytes; {ID_BYTES} fit")
         self.fd = fd
         self.capacity = capacity
         self.read_only = read_only
@@ -191,64 +134,69 @@ cdef class BlkIo:
         """One chain: header, data, status byte, however they are cut (2.7.4). Bytes written."""
         cdef cursor out
         cdef cursor into
-        cdef char header[HEADER]
+        cdef cursor zeros
+        cdef request_header header
         cdef const vring_desc* d = first
+        cdef const guest_range* r
         cdef uint64_t readable = 0
         cdef uint64_t writable = 0
         cdef uint8_t* status
         cdef uint8_t result
-        cdef uint32_t type
-        cdef uint64_t sector
         while d < end and not d.flags & VRING_DESC_F_WRITE:
             readable += d.len
             d += 1
-        out.desc, out.end, out.offset, out.perm = first, d, 0, PERM_READ
-        into.desc, into.end, into.offset, into.perm = d, end, 0, PERM_WRITE
+        cursor_init(&out, table, PERM_READ)
+        cursor_at(&out, first, d)
+        cursor_init(&into, table, PERM_WRITE)
+        cursor_at(&into, d, end)
         while d < end:
             writable += d.len
             d += 1
-        if writable == 0 or gather(table, &out, header, HEADER) != 0:
+        if writable == 0 or gather(&out, <char*>&header, sizeof(header)) != 0:
             self.malformed += 1
             return 0
-        status = <uint8_t*>span(table, end - 1, PERM_WRITE)
-        if status == NULL:
+        d = end - 1
+        r = guest_lookup(table, d.addr, d.len, PERM_WRITE)
+        if r == NULL:
             self.malformed += 1
             return 0
-        status += (end - 1).len - 1
-        type = (<uint32_t*>header)[0]
-        sector = (<uint64_t*>(header + 8))[0]
+        status = <uint8_t*>r.host + (d.addr - r.base) + d.len - 1
         writable -= 1
-        readable -= HEADER
-        if type == T_IN:
-            result = self.move(table, &into, sector, writable, False)
-            moved[0] += writable
-            status[0] = result
-            return <uint32_t>(writable + 1) if result == S_OK else 1
-        if type == T_OUT:
+        readable -= sizeof(header)
+        moved[0] += writable
+        zeros = into
+        if header.type == T_IN:
+            result = self.move(&into, header.sector, writable, False)
+            if result == S_OK:
+                zeros.desc = zeros.end
+        elif header.type == T_OUT:
             moved[0] += readable
-            result = self.move(table, &out, sector, readable, True)
-        elif type == T_FLUSH:
+            result = self.move(&out, header.sector, readable, True)
+        elif header.type == T_FLUSH:
             result = S_OK if fdatasync(self.fd) == 0 else S_IOERR
-        elif type == T_GET_ID:
-            if writable < ID_BYTES or scatter(table, &into, self.serial, ID_BYTES) != 0:
-                result = S_IOERR
-            else:
-                status[0] = S_OK
-                return ID_BYTES + 1
-        elif (type == T_DISCARD and self.discard) or (
-            type == T_WRITE_ZEROES and self.write_zeroes
+        elif header.type == T_GET_ID:
+            result = S_IOERR
+            if writable >= ID_BYTES and scatter(&into, self.serial, ID_BYTES) == 0:
+                result = S_OK
+                zeros = into
+        elif (header.type == T_DISCARD and self.discard) or (
+            header.type == T_WRITE_ZEROES and self.write_zeroes
         ):
-            result = self.clear(table, &out, readable, type)
+            result = self.clear(&out, readable, header.type)
         else:
             result = S_UNSUPP
+        # The status is behind all else: what the request leaves unwritten before it is zeroed, for
+        # the used length promises every byte up to it (2.7.8.2).
+        if zeros.desc != zeros.end:
+            scatter(&zeros, NULL, left_of(&zeros) - 1)
         status[0] = result
-        return 1
+        return clamp32(writable + 1)
 
     cdef bint inside(self, uint64_t sector, uint64_t sectors) noexcept nogil:
         return sector <= self.capacity and sectors <= self.capacity - sector
 
     cdef uint8_t move(
-        self, const guest_table* table, cursor* c, uint64_t sector, uint64_t size, bint write
+        self, cursor* c, uint64_t sector, uint64_t size, bint write
     ) noexcept nogil:
         """Read or write ``size`` bytes from ``sector`` on."""
         cdef iovec iov[IOVECS]
@@ -261,7 +209,7 @@ cdef class BlkIo:
             return S_IOERR
         place = <off_t>(sector * SECTOR)
         while size:
-            n = vectors(table, c, iov, size, &part)
+            n = vectors(c, iov, IOVECS, size, &part)
             if n < 0 or self.transfer(iov, n, place, part, write) != 0:
                 return S_IOERR
             place += <off_t>part
@@ -294,43 +242,37 @@ cdef class BlkIo:
             iov.iov_base = <char*>iov.iov_base + done
             iov.iov_len -= <size_t>done
 
-    cdef uint8_t clear(
-        self, const guest_table* table, cursor* out, uint64_t size, uint32_t type
-    ) noexcept nogil:
+    cdef uint8_t clear(self, cursor* out, uint64_t size, uint32_t type) noexcept nogil:
         """DISCARD and WRITE_ZEROES: all segments are checked before the first is touched."""
         cdef cursor again = out[0]
-        cdef char segment[SEGMENT]
-        cdef uint64_t sector, left
-        cdef uint32_t sectors, flags
+        cdef clear_segment segment
+        cdef uint64_t left
         if size == 0 or size % SEGMENT or size // SEGMENT > self.max_segments:
             return S_IOERR
         if self.read_only:
             return S_IOERR
         left = size // SEGMENT
         while left:
-            if gather(table, out, segment, SEGMENT) != 0:
+            if gather(out, <char*>&segment, SEGMENT) != 0:
                 return S_IOERR
             left -= 1
-            sector = (<uint64_t*>segment)[0]
-            sectors = (<uint32_t*>(segment + 8))[0]
-            flags = (<uint32_t*>(segment + 12))[0]
-            if flags & ~<uint32_t>F_UNMAP or (flags and type == T_DISCARD):
+            if segment.flags & ~<uint32_t>F_UNMAP or (segment.flags and type == T_DISCARD):
                 return S_UNSUPP
-            if sectors > self.max_sectors or not self.inside(sector, sectors):
+            if segment.sectors > self.max_sectors or not self.inside(
+                segment.sector, segment.sectors
+            ):
                 return S_IOERR
         left = size // SEGMENT
         while left:
             # The driver can write here meanwhile: what is used is checked again.
-            if gather(table, &again, segment, SEGMENT) != 0:
+            if gather(&again, <char*>&segment, SEGMENT) != 0:
                 return S_IOERR
             left -= 1
-            sector = (<uint64_t*>segment)[0]
-            sectors = (<uint32_t*>(segment + 8))[0]
-            flags = (<uint32_t*>(segment + 12))[0]
-            if not self.inside(sector, sectors):
+            if not self.inside(segment.sector, segment.sectors):
                 return S_IOERR
-            if sectors and self.clear_range(
-                <off_t>(sector * SECTOR), <off_t>sectors * SECTOR, type, flags
+            if segment.sectors and self.clear_range(
+                <off_t>(segment.sector * SECTOR), <off_t>segment.sectors * SECTOR, type,
+                segment.flags,
             ) != 0:
                 return S_IOERR
         return S_OK

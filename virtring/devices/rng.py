@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 
-from virtring.device import Device
+from virtring.device import RING_OFFER, Device
 from virtring.queue import DeviceQueue
 from virtring.spec.ids import DeviceID
 
@@ -22,9 +22,10 @@ class Rng(Device):
         source: Callable[[int], bytes] = os.urandom,
         *,
         limit: int = 1 << 16,
+        ring_features: int = RING_OFFER,
         queue_size: int = 64,
     ) -> None:
-        super().__init__(queue_size=queue_size)
+        super().__init__(ring_features=ring_features, queue_size=queue_size)
         self.source = source
         self.limit = limit
 

@@ -1,6 +1,7 @@
 """The driver of the entropy device (virtio 1.4, 5.4; Linux ``virtio-rng.c``)."""
 
 from threading import Condition
+from time import monotonic
 
 from virtring.device import VirtioDevice, VirtioDeviceId, VirtioDriver
 from virtring.errors import InvalidArgument, WaitTimeout, WrongState
@@ -10,7 +11,10 @@ from virtring.spec.ids import DeviceID
 
 
 class RngDriver(VirtioDriver):
-    """Random bytes from the device: :meth:`read`. One request is in flight at a time."""
+    """Random bytes from the device: :meth:`read`, from any thread.
+
+    One buffer goes back and forth; bytes that one reader does not want are the next one's.
+    """
 
     name = "rng"
     id_table = (VirtioDeviceId(DeviceID.RNG),)
@@ -21,46 +25,56 @@ class RngDriver(VirtioDriver):
     def __init__(self, vdev: VirtioDevice) -> None:
         super().__init__(vdev)
         self._done = Condition()
-        self._used: int | None = None
-        self._removed = False
+        self._ready = bytearray()
+        self._in_flight = False
+        self._buffer: Buffer | None = None
 
     def probe(self) -> None:
         self.vq = self.vdev.find_single_vq(self._input_done, "input")
-        self.pool = BufferPool(self.vdev.memory, 1, self.BUFFER)
-        self.buffer: Buffer = self.pool.get()
+        self._buffer = BufferPool(self.vdev.memory, 1, self.BUFFER).get()
+        self._in_flight = False
 
     def _input_done(self, vq: Virtqueue) -> None:
         with self._done:
-            if (got := vq.get_buf()) is not None:
-                self._used = got[1]
+            if self._buffer is not None and (got := vq.get_buf()) is not None:
+                self._ready += memoryview(self._buffer)[: got[1]]
+                self._in_flight = False
                 self._done.notify_all()
 
     def read(self, size: int, timeout: float = 5.0) -> bytes:
-        """``size`` random bytes. WaitTimeout (seconds) when the device gives none."""
+        """``size`` random bytes. WaitTimeout when the device did not give them within ``timeout``
+        seconds, WrongState when it is removed."""
         if size < 0:
             raise InvalidArgument(f"{size} bytes")
+        end = monotonic() + timeout
         out = bytearray()
         while len(out) < size:
-            out += self._fill(min(size - len(out), self.BUFFER), timeout)
+            kick = False
+            with self._done:
+                if self._buffer is None:
+                    raise WrongState("the entropy device was removed")
+                if self._ready:
+                    part = self._ready[: size - len(out)]
+                    del self._ready[: len(part)]
+                    out += part
+                    continue
+                if (left := end - monotonic()) <= 0:
+                    raise WaitTimeout(f"{len(out)} of {size} random bytes after {timeout} s")
+                if self._in_flight:
+                    self._done.wait(left)
+                    continue
+                self.vq.add_inbuf(self._buffer)
+                self._in_flight = True
+                kick = self.vq.kick_prepare()
+            if kick:
+                self.vq.notify()
         return bytes(out)
-
-    def _fill(self, size: int, timeout: float) -> bytes:
-        with self._done:
-            if self._removed:
-                raise WrongState("the entropy device was removed")
-            self._used = None
-            self.buffer.len = size
-            self.vq.add_inbuf(self.buffer)
-        self.vq.kick()
-        with self._done:
-            if not self._done.wait_for(lambda: self._used is not None or self._removed, timeout):
-                raise WaitTimeout(f"no random bytes after {timeout} s")
-            if self._used is None:
-                raise WrongState("the entropy device was removed")
-            return bytes(self.buffer.view[: self._used])
 
     def remove(self) -> None:
         with self._done:
-            self._removed = True
+            # Readers wake up with WrongState; the device may still write until it is reset.
+            buffer, self._buffer = self._buffer, None
+            self._ready.clear()
             self._done.notify_all()
         super().remove()
+        del buffer

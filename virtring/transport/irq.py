@@ -13,8 +13,9 @@ MSI_ADDRESS = 0xFEE0_0000
 class IrqLine:
     """A level-triggered line that devices share. It is high while any source says so.
 
-    Handlers run on every :meth:`changed` that finds it high, one run at a time: what a source
-    raises while they run is seen by another run, so no interrupt is lost and none recurs.
+    Handlers run on every :meth:`raised` that finds it high, one run at a time: what a source
+    raises while they run is seen by another run. A source that stays high and that nobody handles
+    disturbs nobody.
     """
 
     def __init__(self) -> None:
@@ -26,8 +27,8 @@ class IrqLine:
     def level(self) -> bool:
         return any(source() for source in tuple(self.sources))
 
-    def changed(self) -> None:
-        """A source went up or down."""
+    def raised(self) -> None:
+        """A source went up, or is up still though somebody dealt with it."""
         self._work.post("line", self._run)
 
     def _run(self) -> None:
@@ -38,7 +39,7 @@ class IrqLine:
     def request(self, handler: Callable[[], object]) -> None:
         """Call ``handler`` while the line is high; now, if it is (Linux ``request_irq``)."""
         self.handlers.append(handler)
-        self.changed()
+        self.raised()
 
     def free(self, handler: Callable[[], object]) -> None:
         """Take a handler away (Linux ``free_irq``). InvalidArgument if it is not there."""

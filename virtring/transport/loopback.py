@@ -57,8 +57,8 @@ class LoopbackOps(TransportOps):
     def setup_vq(
         self, vdev: VirtioDevice, index: int, callback: VqCallback | None, name: str, ctx: bool
     ) -> Virtqueue:
-        queue = self.core.queue(index)
-        if queue is None:
+        size = self.core.queue_size(index, most=True)
+        if not size:
             raise NotSupported(f"{vdev!r} has no queue {index} ({name})")
 
         def notify(vq: Virtqueue) -> bool:
@@ -67,7 +67,7 @@ class LoopbackOps(TransportOps):
 
         return vring_create_virtqueue(
             index,
-            queue.size_max,
+            size,
             64,
             vdev,
             may_reduce_num=True,

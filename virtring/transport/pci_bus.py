@@ -10,7 +10,7 @@ from threading import RLock
 from virtring.errors import InvalidArgument, OutOfMemory, WrongState
 from virtring.memory import Region
 from virtring.spec.pci import PciCommand, PciReg
-from virtring.transport.irq import InterruptController
+from virtring.transport.irq import InterruptController, IrqLine
 from virtring.transport.pci_device import Bar, PciDevice
 from virtring.transport.registers import all_ones
 
@@ -67,12 +67,18 @@ class PciBus:
     ) -> None:
         if ecam % ECAM_SIZE:
             raise InvalidArgument(f"ECAM at {ecam:#x}: it takes a multiple of {ECAM_SIZE:#x}")
+        if not 0 <= irq <= 0xFF - 4:
+            raise InvalidArgument(
+                f"irq {irq}: a function's register has room for 0 to 251 and the three behind it"
+            )
         self.ecam = ecam
         self.mmio, self.mmio64 = Window(*mmio), Window(*mmio64)
         self.irq = irq
         self.controller = InterruptController() if controller is None else controller
         self.devices: dict[tuple[int, int], PciDevice] = {}
         self.config_address = 0
+        self._assigned: dict[PciDevice, dict[int, int]] = {}
+        self._pins: dict[PciDevice, Pin] = {}
         self._traps: list[tuple[int, int, PciDevice, int]] = []
         self._lock = RLock()
 
@@ -93,15 +99,16 @@ class PciBus:
                 raise InvalidArgument(f"slot {slot} function {function}; it takes 0-31 and 0-7")
             if (slot, function) in self.devices:
                 raise InvalidArgument(f"slot {slot} function {function} is taken")
+            self._assigned[device] = self._allocate(device)
             self.assign_addresses(device)
             self.devices[slot, function] = device
             self._mark_functions(slot)
             line = self.intx_line(slot, device.config[PciReg.INTERRUPT_PIN])
             if line is not None:
                 device.config[PciReg.INTERRUPT_LINE] = line & 0xFF
-                irq = self.controller.line(line)
-                irq.sources.append(PinLevel(device))
-                device.intx = irq.changed
+                pin = Pin(device, self.controller.line(line))
+                self._pins[device] = pin
+                device.intx = pin.changed
             device.send_msix = lambda vector: self._message(device, vector)
             device.traps = lambda: self._trap(device)
             device.setup_bar_traps()
@@ -113,33 +120,34 @@ class PciBus:
             place = next((at for at, found in self.devices.items() if found is device), None)
             if place is None:
                 raise InvalidArgument(f"{device.name} is not on the bus")
-            line = self.intx_line(place[0], device.config[PciReg.INTERRUPT_PIN])
             del self.devices[place]
             self._mark_functions(place[0])
             self._traps = [trap for trap in self._traps if trap[2] is not device]
-            for bar in device.bars.values():
-                self._window(bar).free(device.bar_addr(bar.index))
+            self._free(device, self._assigned.pop(device))
             device.intx = device.traps = lambda: None
             device.send_msix = lambda vector: None
-        if line is not None:
-            irq = self.controller.line(line)
-            irq.sources[:] = [
-                s for s in irq.sources if not (isinstance(s, PinLevel) and s.device is device)
-            ]
-            irq.changed()
+            pin = self._pins.pop(device, None)
+            if pin is not None:
+                pin.line.sources.remove(pin)
 
     def assign_addresses(self, device: PciDevice) -> None:
-        """Give every BAR of a device that was reset an address. OutOfMemory when there is none."""
-        given: list[tuple[Bar, int]] = []
+        """Set the BARs to the addresses the bus gave them: what a reset or a guest undid."""
+        for index, addr in self._assigned[device].items():
+            device.set_bar_addr(index, addr)
+
+    def _allocate(self, device: PciDevice) -> dict[int, int]:
+        given: dict[int, int] = {}
         try:
             for bar in device.bars.values():
-                given.append((bar, self._window(bar).alloc(bar.size)))
+                given[bar.index] = self._window(bar).alloc(bar.size)
         except OutOfMemory:
-            for bar, addr in given:
-                self._window(bar).free(addr)
+            self._free(device, given)
             raise
-        for bar, addr in given:
-            device.set_bar_addr(bar.index, addr)
+        return given
+
+    def _free(self, device: PciDevice, given: dict[int, int]) -> None:
+        for index, addr in given.items():
+            self._window(device.bars[index]).free(addr)
 
     def _window(self, bar: Bar) -> Window:
         return self.mmio64 if bar.is_64 else self.mmio
@@ -300,14 +308,19 @@ class PciBus:
         return struct.pack("<QHBBI", self.ecam, 0, 0, 0, 0)
 
 
-class PinLevel:
-    """The level of a device's pin, as a source of its line."""
+class Pin:
+    """The INTx pin of a device, wired to a line."""
 
-    def __init__(self, device: PciDevice) -> None:
-        self.device = device
+    def __init__(self, device: PciDevice, line: IrqLine) -> None:
+        self.device, self.line = device, line
+        line.sources.append(self)
 
     def __call__(self) -> bool:
         return self.device.intx_level
+
+    def changed(self) -> None:
+        if self.device.intx_level:
+            self.line.raised()
 
 
 def halves(value: int) -> str:

@@ -31,6 +31,8 @@ CONFIG_SIZE = 4096
 #: The least a BAR has here, so that each can be mapped by whole pages.
 PAGE = 4096
 BARS = 6
+#: Bits of the low and high byte of the command register, as plain integers: asked all the time.
+MASTER_BYTE, INTX_DISABLE_BYTE = int(PciCommand.MASTER), int(PciCommand.INTX_DISABLE) >> 8
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class PciDevice:
         if offset % 4 or not 0 <= offset <= CONFIG_SIZE - 4:
             raise InvalidArgument(f"configuration word at {offset:#x}: it takes a multiple of 4")
         word = int.from_bytes(self.config[offset : offset + 4], "little")
-        if offset == PciReg.COMMAND and self.interrupt_pending:
+        if offset == PciReg.COMMAND and self.interrupt_pending and not self._msix_enabled:
             word |= int(PciStatus.INTERRUPT) << 16
         return word
 
@@ -281,15 +283,24 @@ class PciDevice:
     # State.
 
     @property
+    def master(self) -> bool:
+        """May the function reach memory? (PciCommand.MASTER)"""
+        return bool(self.config[4] & MASTER_BYTE)
+
+    @property
     def command(self) -> PciCommand:
         return PciCommand(int.from_bytes(self.config[4:6], "little"))
 
     @property
+    def _msix_enabled(self) -> bool:
+        return self.msix is not None and self.msix.enabled
+
+    @property
     def intx_level(self) -> bool:
         """Is the INTx pin up? Not with MSI-X or INTX_DISABLE."""
-        if self.msix is not None and self.msix.enabled:
+        if self._msix_enabled:
             return False
-        return self.interrupt_pending and PciCommand.INTX_DISABLE not in self.command
+        return self.interrupt_pending and not self.config[5] & INTX_DISABLE_BYTE
 
     def interrupt(self) -> None:
         """Show the level of the INTx pin to the bus (Fuchsia's ``Interrupt``)."""
@@ -320,15 +331,14 @@ class PciDevice:
         if touched.start < PciReg.CARDBUS_CIS and touched.stop > PciReg.BAR0:
             self.setup_bar_traps()
         command = touched.start < PciReg.STATUS and touched.stop > PciReg.COMMAND
-        control = self._msix_cap + MsixReg.CONTROL
-        if self.msix is not None and (
-            command or (touched.start < control + 2 and touched.stop > control)
-        ):
-            value = int.from_bytes(self.config[control : control + 2], "little")
-            self.msix.set_control(value, PciCommand.MASTER in self.command)
-            self.intx()
+        at = self._msix_cap + MsixReg.CONTROL
+        control = at > MsixReg.CONTROL and touched.start < at + 2 and touched.stop > at
         if command:
             self.setup_bar_traps()
+        if self.msix is not None and (command or control):
+            value = int.from_bytes(self.config[at : at + 2], "little")
+            self.msix.set_control(value, self.master)
+        if command or control:
             self.intx()
         self.config_written(touched)
 

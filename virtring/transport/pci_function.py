@@ -172,6 +172,10 @@ class BusFunction:
         return None if found is None else (addr, *found)
 
     def enable(self) -> None:
+        for id, at in capabilities(self):
+            # Whoever had the function before may have left messages on.
+            if id == PciCapID.MSIX:
+                self.write_config(at + MsixReg.CONTROL, 2, 0)
         self.probe_bars()
         command = self.read_config(PciReg.COMMAND, 2) | PciCommand.MEMORY | PciCommand.MASTER
         self.write_config(PciReg.COMMAND, 2, command)

@@ -65,7 +65,7 @@ class VirtioMmio:
     def _interrupt(self, bits: MmioInterrupt) -> None:
         with self._lock:
             self.interrupt_status |= bits
-        self.irq.changed()
+        self.irq.raised()
 
     # What the guest does.
 
@@ -179,7 +179,8 @@ class VirtioMmio:
             case MmioReg.INTERRUPT_ACK:
                 with self._lock:
                     self.interrupt_status &= ~MmioInterrupt(value & 3)
-                self.irq.changed()
+                if self.interrupt_status:
+                    self.irq.raised()
             case MmioReg.STATUS:
                 self._set_status(value)
             case _:
@@ -206,4 +207,3 @@ class VirtioMmio:
         if value == 0:
             with self._lock:
                 self._clear()
-            self.irq.changed()

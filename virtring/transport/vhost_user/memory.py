@@ -100,9 +100,7 @@ class FrontEndMemory:
     def replace(self, wanted: list[tuple[Slot, int]]) -> None:
         """Make the regions ``wanted``; those that are there already stay mapped."""
         kept = {
-            slot
-            for slot, fd in wanted
-            if slot in self.slots and same_file(fd, self.slots[slot].fd)
+            slot for slot, fd in wanted if slot in self.slots and same_file(fd, self.slots[slot].fd)
         }
         for slot in list(self.slots):
             if slot not in kept:

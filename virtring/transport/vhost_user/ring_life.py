@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from virtring.device import Device
-from virtring.queue import QueueConfig
+from virtring.queue import DeviceQueue, QueueConfig
 from virtring.spec.features import Feature
 from virtring.transport.unix import ProtocolError
 from virtring.transport.vhost_user.accounts import Accounts
@@ -67,10 +67,9 @@ class RingLife:
             self.device.names[vring.index],
         )
         make = self.accounts.maker(vring)
-        if make is None:
-            self.device.start_queue(vring.index, config, vring.base)
-        else:
-            self.device.start_queue(vring.index, config, make=make)
+        self.device.make_queue = make or DeviceQueue
+        # A queue that keeps accounts knows from them where it was.
+        self.device.start_queue(vring.index, config, vring.base if make is None else None)
         vring.started = True
         log.info(
             "ring %d (%s): %s, %d entries, from %#x on, features %s",
@@ -92,10 +91,7 @@ class RingLife:
             self.stop(vring)
 
     def unmap(self) -> None:
-        # A look makes each queue take up the new map and let go of the old one.
-        for queue in self.device.queues:
-            if queue is not None and not queue.is_broken:
-                queue.more_available  # noqa: B018
+        self.device.memory_changed()
         self.memory.unmap_removed()
 
     def update_log(self) -> None:

@@ -78,7 +78,8 @@ class Session:
         running = [
             (vring.index, queue)
             for vring in self.backend.vrings
-            if vring.started and vring.enabled
+            if vring.started
+            and vring.enabled
             and (queue := self.device.queues[vring.index]) is not None
             and not queue.is_broken
         ]

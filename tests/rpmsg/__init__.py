@@ -1,0 +1,1 @@
+"""RPMsg: both roles, over both rings, against each other and against raw queues."""

@@ -147,7 +147,10 @@ cdef class EndpointCore:
 
         Under the lock.
         """
-        if self.port.closed or self.port.busy or self.port.inbox.rows or self.destroyed:
+        if self.destroyed:
+            # Since it was checked; the address may be another's.
+            return False
+        if self.port.closed or self.port.busy or self.port.inbox.rows:
             return self.bus.clear_for(self.addr)
         return not self.waiting
 

@@ -12,8 +12,10 @@ from virtring.rpmsg.wire cimport ANY, HDR_SIZE, get_header, message_hdr, put_hea
 from virtring.errors import InvalidArgument, MessageTooLong
 from virtring.rpmsg.wire import HEADER_SIZE, check_buf_size
 
-#: Bytes of the messages that are taken from the ring at once.
-INBOX_BYTES = 1 << 20
+cdef enum:
+    # Bytes of the messages that are taken from the ring at once.
+    INBOX_BYTES = 1 << 20
+
 #: By DROP_*.
 cdef tuple REASONS = ("short", "length", "address")
 

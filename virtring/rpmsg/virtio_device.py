@@ -39,6 +39,10 @@ class RpmsgDevice(Device):
     :attr:`bus` is there while a driver is. A reset, of the device or of one queue, ends it: who
     waits gets QueueClosed, channels and endpoints are gone. The next driver gets a new bus and the
     announcements again. Raises InvalidArgument for sizes that cannot be.
+
+    Linux 6.1 takes announcements and messages in its interrupt. Over PCI that is a context which
+    must not sleep, and creating a channel can: announce services without a device node, and best
+    while the guest is idle.
     """
 
     device_id = DeviceID.RPMSG

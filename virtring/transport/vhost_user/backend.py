@@ -325,6 +325,7 @@ class BackEnd(RingLife):
             raise ProtocolError(f"enable {on}; it takes 0 or 1")
         vring = self.vring(index)
         vring.enabled = bool(on)
+        self.show(vring)
         if not vring.started:
             return
         if vring.enabled:
@@ -350,6 +351,7 @@ class BackEnd(RingLife):
         vring = self._fd(message, "kick")
         if not vring.started:
             self.start(vring)
+        self.show(vring)
         if vring.enabled:
             self.watch(vring)
             self.device.kick(vring.index)

@@ -85,6 +85,15 @@ class RingLife:
         if vring.started:
             vring.base = vring.stopped = self.device.stop_queue(vring.index)
             vring.started = False
+            self.show(vring)
+
+    def show(self, vring: Vring) -> None:
+        """Tell the device's core whether it may use the queue, as other transports' registers do.
+
+        ``Device.wake`` goes by it.
+        """
+        config = self.device.core.queue_configs[vring.index]
+        config.enabled = vring.started and vring.enabled
 
     def stop_all(self) -> None:
         for vring in self.vrings:

@@ -5,7 +5,7 @@
 One module is one peer; all follow :class:`benchmarks.peers.peer.Peer`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.peers.compare import Comparison, channel_comparisons, ring_comparisons
 from benchmarks.peers.linux_ring import LinuxRing
@@ -29,7 +29,7 @@ def ring_engines() -> list[Peer]:
     ]
 
 
-def channels() -> dict[str, Sequence[Peer]]:
+def channels() -> Mapping[str, Sequence[Peer]]:
     """Groups of peers that all do one and the same, such as carrying messages, by their question.
 
     The one of a group whose name begins with ``virtring`` is compared with the others.

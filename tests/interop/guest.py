@@ -57,7 +57,8 @@ class Guest(Process):
     - `modules` bring those they depend on; virtio_pci is always loaded.
     - `files` are put into the guest: path without the first slash -> contents, a file, or a program
       with its libraries.
-    - `devices` are QEMU's further arguments. The memory, `memory` MiB, is a shared memfd.
+    - `devices` are QEMU's further arguments. The memory, `memory` MiB, is a shared memfd, or with
+      ``shared=False`` QEMU's own. `append` goes to the kernel's command line.
     - `workdir` gets the initramfs.
     """
 
@@ -73,6 +74,8 @@ class Guest(Process):
         qemu: str = "qemu11",
         memory: int = 256,
         processors: int = 1,
+        shared: bool = True,
+        append: str = "",
     ) -> None:
         program = require(qemu)
         ordered = kernel.modules(["virtio_pci", *modules])
@@ -89,7 +92,9 @@ class Guest(Process):
         workdir.mkdir(parents=True, exist_ok=True)
         initramfs = workdir / "initramfs"
         initramfs.write_bytes(cpio(contents))
-        backend = f"memory-backend-memfd,id=memory,size={memory}M,share=on"
+        kind = "memory-backend-memfd,share=on" if shared else "memory-backend-ram,share=off"
+        backend = f"{kind},id=memory,size={memory}M"
+        command_line = f"console=ttyS0 quiet panic=-1 {LESS_WORK} {append}".rstrip()
         super().__init__(
             program,
             [
@@ -97,7 +102,7 @@ class Guest(Process):
                 *("-accel", "tcg", "-m", f"{memory}M", "-smp", str(processors)),
                 *("-object", backend, "-machine", "q35,memory-backend=memory"),
                 *("-kernel", str(kernel.image), "-initrd", str(initramfs)),
-                *("-append", f"console=ttyS0 quiet panic=-1 {LESS_WORK}", "-serial", "stdio"),
+                *("-append", command_line, "-serial", "stdio"),
                 *devices,
             ],
         )

@@ -42,8 +42,9 @@ def function(socket: Path) -> list[str]:
     return ["-device", json.dumps(device)]
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "by-message"])
 @pytest.mark.parametrize("version", ["6.1", "7"])
-def test_rng(tmp_path: Path, version: str) -> None:
+def test_rng(tmp_path: Path, version: str, shared: bool) -> None:
     socket = tmp_path / "socket"
     script = (
         "section features cat /sys/bus/virtio/devices/virtio0/features\n"
@@ -60,6 +61,7 @@ def test_rng(tmp_path: Path, version: str) -> None:
             workdir=tmp_path,
             modules=["virtio_rng"],
             devices=function(socket),
+            shared=shared,
         ) as guest,
     ):
         features = guest.section("features")
@@ -71,8 +73,9 @@ def test_rng(tmp_path: Path, version: str) -> None:
         guest.finish()
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "by-message"])
 @pytest.mark.parametrize("version", ["6.1", "7"])
-def test_disk(tmp_path: Path, version: str) -> None:
+def test_disk(tmp_path: Path, version: str, shared: bool) -> None:
     data = random.Random(3).randbytes(16 << 20)
     image = tmp_path / "image"
     image.write_bytes(data)
@@ -87,6 +90,7 @@ def test_disk(tmp_path: Path, version: str) -> None:
             workdir=tmp_path,
             modules=["virtio_blk"],
             devices=function(socket),
+            shared=shared,
         ) as guest,
     ):
         assert guest.section("sum").split()[0] == hashlib.sha256(data).hexdigest()

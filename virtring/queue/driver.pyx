@@ -222,7 +222,9 @@ cdef class Virtqueue(DriverAdd):
     def vring_interrupt(self) -> bool:
         """The device has signalled: call ``callback(vq)`` if something was used.
 
-        False when nothing was (a shared interrupt, Linux's IRQ_NONE). (Linux ``vring_interrupt``)
+        False when nothing was (a shared interrupt, Linux's IRQ_NONE). While another thread is
+        inside a call nobody can look: then the callback, which waits for that thread, is called
+        all the same. (Linux ``vring_interrupt``)
         """
         if self.broken or self.closed:
             return False

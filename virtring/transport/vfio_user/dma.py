@@ -4,7 +4,7 @@ from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator
 
 from virtring.errors import AddressError, QueueBroken
-from virtring.memory import GuestMemory
+from virtring.memory import GuestMemory, Region
 from virtring.transport.unix import ProtocolError
 from virtring.transport.vfio_user.message import DMA_IO, MAX_TRANSFER, Command, Refused
 
@@ -25,6 +25,8 @@ class Dma:
         self._all: list[tuple[int, int, bool]] = []
         #: Is there such memory that the device may write? Read-only memory alone holds no ring.
         self.active = False
+        #: How often a region was taken away.
+        self.removals = 0
 
     def add(self, addr: int, size: int, writable: bool) -> None:
         """``size`` bytes at ``addr`` have a shadow now."""
@@ -32,7 +34,8 @@ class Dma:
         self.active = any(row[2] for row in self._all)
 
     def remove(self, addr: int) -> None:
-        """The shadow that begins there is gone, if there was one."""
+        """The region that begins there is gone, and its shadow, if it had one."""
+        self.removals += 1
         self._all = [row for row in self._all if row[0] != addr]
         self.active = any(row[2] for row in self._all)
 
@@ -46,8 +49,14 @@ class Dma:
             yield start, min(self.limit, addr + size - start)
 
     def fetch(self, addr: int, size: int) -> None:
-        """Bring the client's bytes into the shadow. QueueBroken when the client refuses."""
-        if not size or not self.covers(addr, size):
+        """Bring the client's bytes into the shadow.
+
+        QueueBroken when the client refuses, or nothing is mapped there.
+        """
+        if not size:
+            return
+        if not self.covers(addr, size):
+            self._mapped(addr, size)
             return
         for start, length in self._pieces(addr, size):
             data = self._ask(Command.DMA_READ, start, length)
@@ -57,17 +66,27 @@ class Dma:
 
     def store(self, addr: int, size: int) -> None:
         """Bring the shadow's bytes to the client. QueueBroken when the client refuses."""
-        if not size or not self.covers(addr, size):
-            return
-        for start, length in self._pieces(addr, size):
-            self._ask(Command.DMA_WRITE, start, length, bytes(self._shadow(start, length)))
+        if size and self.covers(addr, size):
+            self.put(addr, self._shadow(addr, size))
+
+    def put(self, addr: int, data: bytes | memoryview) -> None:
+        """Bring these bytes to the client, not to the shadow. As :meth:`store`."""
+        if self.covers(addr, len(data)):
+            # A copy: the region may go meanwhile.
+            data = bytes(data)
+            for start, length in self._pieces(addr, len(data)):
+                part = data[start - addr : start - addr + length]
+                self._ask(Command.DMA_WRITE, start, length, part)
+
+    def _mapped(self, addr: int, size: int) -> tuple[Region, int]:
+        try:
+            return self.memory.translate(addr, size)
+        except AddressError as error:
+            raise QueueBroken(f"taken away during a transfer: {error}") from None
 
     def _shadow(self, addr: int, size: int) -> memoryview:
         # Past the rights of the map: it is the device that may not write read-only memory.
-        try:
-            region, offset = self.memory.translate(addr, size)
-        except AddressError as error:
-            raise QueueBroken(f"taken away during a transfer: {error}") from None
+        region, offset = self._mapped(addr, size)
         return memoryview(region)[offset : offset + size]
 
     def _ask(self, command: Command, addr: int, size: int, data: bytes = b"") -> bytes:

@@ -1,16 +1,13 @@
 """Interrupts of a vfio-user device: eventfds that the client gives and takes back."""
 
 import errno
-import logging
-import os
 from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 
+from virtring.errors import InvalidArgument
+from virtring.queue import EventFd
 from virtring.transport.pci_device import PciDevice
-from virtring.transport.unix import close_fds
 from virtring.transport.vfio_user.message import IRQ_INFO, IRQ_SET, Message, Refused
-
-log = logging.getLogger(__name__)
 
 
 class IrqIndex(IntEnum):
@@ -45,20 +42,6 @@ class IrqSet(IntFlag):
 
 DATA = IrqSet.DATA_NONE | IrqSet.DATA_BOOL | IrqSet.DATA_EVENTFD
 ACTIONS = IrqSet.MASK | IrqSet.UNMASK | IrqSet.TRIGGER
-ONE = b"\1\0\0\0\0\0\0\0"
-
-
-def is_eventfd(fd: int) -> bool:
-    """Anything else could block us, or fail, when it is written to."""
-    return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
-
-
-def signal(fd: int) -> None:
-    """Count an eventfd up; a full one has a signal waiting already."""
-    try:
-        os.write(fd, ONE)
-    except BlockingIOError:
-        return
 
 
 class Irqs:
@@ -70,7 +53,7 @@ class Irqs:
 
     def __init__(self, pci: PciDevice) -> None:
         self.pci = pci
-        self.fds: dict[tuple[int, int], int] = {}
+        self.events: dict[tuple[int, int], EventFd] = {}
         self.masked: set[tuple[int, int]] = set()
         pci.intx = self._intx
         pci.send_msix = self._msix
@@ -79,8 +62,9 @@ class Irqs:
         """Take all eventfds back."""
         self.pci.intx = lambda: None
         self.pci.send_msix = lambda vector: None
-        close_fds(list(self.fds.values()))
-        self.fds.clear()
+        for event in self.events.values():
+            event.close()
+        self.events.clear()
         self.masked.clear()
 
     def count(self, index: int) -> int:
@@ -133,21 +117,24 @@ class Irqs:
             raise Refused(errno.EINVAL, "an eventfd to tell of masking: not supported")
         if len(message.fds) not in (0, len(wanted)):
             raise Refused(errno.EINVAL, f"{len(message.fds)} fds for {len(wanted)} interrupts")
-        if not all(map(is_eventfd, message.fds)):
-            raise Refused(errno.EINVAL, "a descriptor that is no eventfd")
-        fds = list(message.fds)
-        message.fds.clear()
-        self._assign(index, wanted, fds)
+        events: list[EventFd] = []
+        try:
+            for fd in message.fds:
+                events.append(EventFd.from_fd(fd))
+        except InvalidArgument as error:
+            for event in events:
+                event.close()
+            raise Refused(errno.EINVAL, str(error)) from None
+        self._assign(index, wanted, events)
 
-    def _assign(self, index: int, wanted: Sequence[int], fds: list[int]) -> None:
+    def _assign(self, index: int, wanted: Sequence[int], events: list[EventFd]) -> None:
         for position, number in enumerate(wanted):
-            old = self.fds.pop((index, number), -1)
-            if old >= 0:
-                os.close(old)
+            old = self.events.pop((index, number), None)
+            if old is not None:
+                old.close()
             self.masked.discard((index, number))
-            if fds:
-                os.set_blocking(fds[position], False)
-                self.fds[index, number] = fds[position]
+            if events:
+                self.events[index, number] = events[position]
         if index == IrqIndex.INTX:
             self._intx()
         elif self.pci.msix is not None:
@@ -160,19 +147,19 @@ class Irqs:
                 self.masked.add(key)
             elif IrqSet.UNMASK in flags:
                 self.masked.discard(key)
-            elif IrqSet.TRIGGER in flags and key in self.fds:
-                signal(self.fds[key])
+            elif IrqSet.TRIGGER in flags and key in self.events:
+                self.events[key].signal()
         if IrqSet.UNMASK in flags and index == IrqIndex.INTX:
             self._intx()
 
     def _intx(self) -> None:
         key = (IrqIndex.INTX, 0)
-        fd = self.fds.get(key, -1)
-        if fd >= 0 and key not in self.masked and self.pci.intx_level:
+        event = self.events.get(key)
+        if event is not None and key not in self.masked and self.pci.intx_level:
             self.masked.add(key)
-            signal(fd)
+            event.signal()
 
     def _msix(self, vector: int) -> None:
-        fd = self.fds.get((IrqIndex.MSIX, vector), -1)
-        if fd >= 0:
-            signal(fd)
+        event = self.events.get((IrqIndex.MSIX, vector))
+        if event is not None:
+            event.signal()

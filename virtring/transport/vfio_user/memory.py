@@ -2,6 +2,7 @@
 
 import errno
 import logging
+from collections import deque
 from contextlib import suppress
 
 from virtring.errors import MemoryInUse, VirtioError
@@ -10,9 +11,13 @@ from virtring.queue import QueueConfig
 from virtring.queue.config import avail_bytes, desc_bytes, used_bytes
 from virtring.transport.vfio_user.dma import Dma
 from virtring.transport.vfio_user.message import DMA_MAP, DMA_UNMAP, Message, Refused
+from virtring.transport.vfio_user.remote_queue import RemoteQueue
 from virtring.transport.virtio_pci import VirtioPci
 
 log = logging.getLogger(__name__)
+
+#: Addresses, and bytes that are to be written there, in this order.
+Owed = deque[tuple[int, bytes]]
 
 #: VFIO_USER_F_DMA_REGION_*.
 READABLE, WRITABLE = 1, 2
@@ -29,8 +34,8 @@ class ClientMemory:
         self.dma = dma
         #: Regions by address: size, and the mapping, None where the device cannot reach them.
         self.regions: dict[int, tuple[int, Region | None]] = {}
-        #: Queues whose ring is not mapped just now, and where they had got to.
-        self.lost: dict[int, tuple[QueueConfig, int]] = {}
+        #: Queues whose ring is not mapped just now: where they had got to, what they owe.
+        self.lost: dict[int, tuple[QueueConfig, int, Owed]] = {}
 
     def close(self) -> None:
         """Take everything away."""
@@ -100,7 +105,8 @@ class ClientMemory:
         for index, queue in enumerate(device.queues):
             # Maps are cut up anew while a machine starts: the ring may be back in a moment.
             if queue is not None and lies_in(queue.config, addr, size):
-                self.lost[index] = queue.config, device.stop_queue(index)
+                owed = queue.owed if isinstance(queue, RemoteQueue) else deque()
+                self.lost[index] = queue.config, device.stop_queue(index), owed
         self.memory.remove_region(addr, size)
         self.dma.remove(addr)
         device.memory_changed()
@@ -111,18 +117,30 @@ class ClientMemory:
     def _find_lost(self) -> None:
         """Go on with queues whose ring is mapped again."""
         device = self.pci.device
-        for index, (config, position) in list(self.lost.items()):
+        for index, (config, position, owed) in list(self.lost.items()):
             if device.queues[index] is not None or not device.core.queue_configs[index].enabled:
                 # Reset, or set up anew, by the driver.
                 self.lost.pop(index, None)
                 continue
             try:
+                self._settle(owed)
                 device.start_queue(index, config, position)
             except VirtioError as error:
                 log.debug("queue %d stays stopped: %s", index, error)
                 continue
             self.lost.pop(index, None)
             device.core.wake(index)
+
+    def _settle(self, owed: Owed) -> None:
+        """Write what a queue owes its client; AddressError when its memory is not back yet."""
+        while owed:
+            addr, data = owed[0]
+            self.memory.translate(addr, len(data), "w")
+            if self.dma.covers(addr, len(data)):
+                self.dma.put(addr, data)
+            else:
+                self.memory.write(addr, data)
+            owed.popleft()
 
 
 def lies_in(config: QueueConfig, addr: int, size: int) -> bool:

@@ -237,4 +237,5 @@ def test_linux_drives_our_device(
     assert log.count("incoming msg 100 (src: 0x400)") == 2
     assert log.count(f"incoming msg 100 (src: {HERE:#x})") == 1
     assert f"message is too big ({LARGEST + 1})" in log
+    assert "BUG" not in log
     assert sum(dropped.values()) == 0, dropped

@@ -1,7 +1,10 @@
+from typing import final
+
 from virtring.queue.chain import Chain
 from virtring.queue.device import DeviceQueue
 from virtring.rpmsg.port import Port
 
+@final
 class DevicePort(Port):
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """The device's end: it works in the driver's buffers, and trusts nothing about them."""
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -22,6 +23,7 @@ cdef enum:
     BURST = 256
 
 
+@cython.final
 cdef class DevicePort(Port):
     """Two :class:`DeviceQueue` objects: ``rvq`` that messages come from (the driver's tx queue) and
     ``svq`` whose buffers are written (the driver's rx queue).
@@ -63,7 +65,7 @@ cdef class DevicePort(Port):
     cdef void unbind(self) noexcept:
         self.table = None
 
-    cdef char* host(self, const vring_desc* part, uint32_t perm) noexcept:
+    cdef inline char* host(self, const vring_desc* part, uint32_t perm) noexcept:
         """Where a descriptor's memory is mapped; NULL when it was removed since it was popped."""
         if not in_memory(&self.hot, &self.table.table, part.addr, part.len, perm):
             return NULL

@@ -1,6 +1,9 @@
+from typing import final
+
 from virtring.queue.driver import Virtqueue
 from virtring.rpmsg.port import Port
 
+@final
 class DriverPort(Port):
     def __init__(
         self,

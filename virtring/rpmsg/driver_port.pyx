@@ -121,6 +121,7 @@ cdef class Half:
         return i
 
 
+@cython.final
 cdef class DriverPort(Port):
     """Two :class:`Virtqueue` objects and ``num_rx`` + ``num_tx`` buffers in their memory.
 

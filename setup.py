@@ -8,6 +8,7 @@ Two profiles, chosen by the environment:
 """
 
 import os
+import platform
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -46,6 +47,10 @@ else:
         "-fno-inline-functions-called-once",
         "--param=max-inline-insns-single=1000",
     ]
+    if platform.machine() in ("x86_64", "i686"):
+        # Intel's Skylake family decodes a branch that touches a 32-byte boundary anew each time;
+        # without this a loop's speed is a matter of luck (erratum SKX102).
+        COMPILE += ["-Wa,-mbranches-within-32B-boundaries"]
 
 
 def extensions() -> list[Extension]:

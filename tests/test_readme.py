@@ -12,9 +12,15 @@ README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 
 EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", README, re.M | re.S)
 
+#: Title -> what its example prints; the others print nothing.
+PRINTED = {
+    "Two processes": "hello\nworld\npots\n",
+    "Messages between processes": "HELLO WORLD\n16384\n",
+}
+
 
 def test_all_examples_are_found() -> None:
-    assert len(EXAMPLES) == README.count("```python\n") == 4
+    assert len(EXAMPLES) == README.count("```python\n") == 6
 
 
 @pytest.mark.parametrize(("title", "code"), EXAMPLES, ids=[title for title, _ in EXAMPLES])
@@ -30,7 +36,7 @@ def test_example(title: str, code: str, tmp_path: Path) -> None:
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == ("hello\nworld\npots\n" if title == "Two processes" else "")
+    assert done.stdout == PRINTED.get(title, "")
 
 
 def test_the_commands_are_two() -> None:

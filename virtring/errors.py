@@ -93,6 +93,10 @@ class PeerDied(VirtioError, ConnectionError):
     """The process on the other end of the ring is gone."""
 
 
+class PeerClosed(VirtioError, EOFError):
+    """The other end said that it is done, and everything it had sent was taken."""
+
+
 #: Engine result code -> (exception, sentence). ``{pos}`` is a ring position or a row of a batch,
 #: ``{val}`` the offending value, ``{aux}`` a second one; the queue puts its own name in front.
 ENGINE_CODES: dict[int, tuple[type[VirtioError], str]] = {
@@ -154,6 +158,7 @@ ENGINE_CODES: dict[int, tuple[type[VirtioError], str]] = {
         InvalidArgument,
         "row {pos} has a descriptor with flags {val:#x}; it takes 2 (WRITE) or 0",
     ),
+    47: (InvalidArgument, "row {pos} has {val} bytes in all; a buffer takes {aux} at most"),
 }
 
 

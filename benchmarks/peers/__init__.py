@@ -5,13 +5,14 @@
 One module is one peer; all follow :class:`benchmarks.peers.peer.Peer`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.peers.compare import Comparison, channel_comparisons, ring_comparisons
 from benchmarks.peers.linux_ring import LinuxRing
 from benchmarks.peers.linux_vringh import LinuxVringh
 from benchmarks.peers.ours import Virtring, VirtringCython
 from benchmarks.peers.peer import Peer
+from benchmarks.peers.python_channels import channel_engines
 from benchmarks.peers.ringtest import PROGRAMS, Ringtest
 from benchmarks.peers.rust_vmm import RELEASES, RustVmm
 
@@ -28,12 +29,12 @@ def ring_engines() -> list[Peer]:
     ]
 
 
-def channels() -> dict[str, Sequence[Peer]]:
+def channels() -> Mapping[str, Sequence[Peer]]:
     """Groups of peers that all do one and the same, such as carrying messages, by their question.
 
     The one of a group whose name begins with ``virtring`` is compared with the others.
     """
-    return {}
+    return channel_engines()
 
 
 def engines() -> list[Peer]:

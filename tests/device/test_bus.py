@@ -7,6 +7,7 @@ import pytest
 from tests.device.parts import ONE, Bench, Parrot, Tamer, running
 from virtring.device import ANY_ID, VirtioDeviceId, VirtioDriver
 from virtring.errors import InvalidArgument, WrongState
+from virtring.queue import Virtqueue
 from virtring.spec.ids import DeviceID
 from virtring.spec.status import Status
 from virtring.transport import loopback
@@ -207,6 +208,26 @@ def test_probe_may_say_ready_itself() -> None:
 
     bench = running(None, Eager)
     assert bench.calls == ["ready"]
+
+
+@pytest.mark.parametrize("how", ["unbind", "unregister_device", "unregister_driver", "freeze"])
+def test_nothing_of_that_in_a_callback(how: str) -> None:
+    refused: list[str] = []
+
+    class Rash(Tamer):
+        def done(self, vq: Virtqueue) -> None:
+            super().done(vq)
+            with pytest.raises(WrongState, match="callback"):
+                getattr(bench.bus, how)(Rash if how == "unregister_driver" else bench.vdev)
+            refused.append(how)
+
+    bench = running(None, Rash)
+    for count in (1, 2):
+        assert bench.driver.send() == b"hello"
+        assert refused == [how] * count
+    bench.device.update_config(0, b"x")
+    assert bench.driver.changes == 1
+    assert (bench.bus.devices, bench.bus.drivers) == ([bench.vdev], [Rash])
 
 
 # Sleep.

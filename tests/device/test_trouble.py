@@ -46,7 +46,10 @@ def test_what_may_be_done_while_suspended() -> None:
     before = bench.core.status
     bench.core.set_status(int(Status.ACKNOWLEDGE))
     assert bench.core.status == before
-    bench.vdev.cwrite(CONFIG, "speed", 5)
+    with pytest.raises(WrongState, match="is suspended"):
+        bench.vdev.cwrite(CONFIG, "speed", 5)
+    assert bench.core.refused == 1
+    bench.ops.set(bench.vdev, 0, b"\5")
     assert "while suspended" in bench.core.refusals[-1]
     assert bench.vdev.cread(CONFIG, "speed") == 0
     bench.vdev.reset()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import numpy as np
-
-from virtring.device import RING_OFFER, Device, VirtioBus, VirtioDevice, VirtioDeviceId
+from tests.devices.machine import Machine
+from virtring.device import RING_OFFER, Device, VirtioDeviceId
 from virtring.device import VirtioDriver as Driver
-from virtring.memory import GuestMemory
 from virtring.queue import Virtqueue
 from virtring.spec.features import Feature
 from virtring.spec.status import Status
-from virtring.transport.connect import KINDS, connect
+from virtring.transport.connect import KINDS
 
 __all__ = ["KINDS", "RINGS", "Raw", "bound", "raw_driver"]
 
@@ -33,19 +32,24 @@ SomeDriver = TypeVar("SomeDriver", bound=Driver)
 
 @contextmanager
 def bound(
-    device: Device, driver: type[SomeDriver], kind: str = "loopback", size: int = 32 << 20
+    device: Device,
+    driver: type[SomeDriver],
+    kind: str = "loopback",
+    *,
+    later: bool = False,
+    size: int = 32 << 20,
 ) -> Iterator[SomeDriver]:
-    """The driver of ``device``; removed at the end, and then no guest memory is left allocated."""
-    memory = GuestMemory.create(size)
-    vdev = connect(device, kind, memory)
-    bus = VirtioBus()
-    bus.register_driver(driver)
-    bus.register_device(vdev)
-    assert isinstance(vdev.driver, driver)
+    """The driver of ``device``, removed at the end. later: the device has a thread of its own."""
+    pool = ThreadPoolExecutor(1, "device") if later else None
+    machine = Machine(kind, device.core.device_features, pool, size)
     try:
-        yield vdev.driver
+        yield machine.plug(device, driver)
     finally:
-        bus.unregister_device(vdev)
+        for vdev in list(machine.bus.devices):
+            machine.bus.unregister_device(vdev)
+        if pool is not None:
+            pool.shutdown()
+            del device.core.__dict__["wake"]
         device.detach()
 
 
@@ -57,6 +61,7 @@ class Raw(Driver):
 
     def probe(self) -> None:
         self.vqs: list[Virtqueue] = []
+        self.owned: list[int] = []
         names = [f"q{i}" for i in range(self.queue_count)]
         for vq in self.vdev.find_vqs([None] * len(names), names):
             assert vq is not None
@@ -69,7 +74,13 @@ class Raw(Driver):
         memory = self.vdev.memory
         view = memory.view(memory.alloc(len(data)), len(data))
         view[:] = data
+        self.owned.append(memory.address_of(view)[0])
         return view
+
+    def remove(self) -> None:
+        super().remove()
+        for addr in self.owned:
+            self.vdev.memory.free(addr)
 
     def send(
         self, out: list[bytes], into: list[int], index: int = 0
@@ -97,5 +108,3 @@ def raw_driver(id: int, *features: int, queues: int = 1, rings: int = int(RING_O
         "queue_count": queues,
     }
     return type("RawDriver", (Raw,), body)
-
-

@@ -7,9 +7,9 @@ import random
 from pathlib import Path
 
 import pytest
+
 from tests.interop.guest import Guest
 from tests.interop.initramfs import linux7, linux61
-
 from tests.interop.test_vhost_user_guest import served
 from virtring.devices.blk import Blk
 

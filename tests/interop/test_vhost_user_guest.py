@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from tests.interop.guest import Guest
 from tests.interop.initramfs import Kernel, linux7, linux61
-
 from virtring.device import Device
 from virtring.devices.rng import Rng
 from virtring.transport.vhost_user import VhostUserServer
@@ -33,8 +33,11 @@ def served(device: Device, path: Path) -> Iterator[VhostUserServer]:
         server.close()
 
 
-def any_device(socket: Path, id: int, queues: int, config: int = 0) -> list[str]:
-    device = f"vhost-user-test-device-pci,chardev=c0,virtio-id={id},num_vqs={queues},vq_size=64"
+def any_device(
+    socket: Path, id: int, queues: int, config: int = 0, size: int = 64
+) -> list[str]:
+    queue = f"num_vqs={queues},vq_size={size}"
+    device = f"vhost-user-test-device-pci,chardev=c0,virtio-id={id},{queue}"
     return [
         *("-chardev", f"socket,id=c0,path={socket}"),
         *("-device", f"{device},config_size={config}"),

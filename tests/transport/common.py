@@ -55,7 +55,7 @@ class Echo(Device):
     def handle_queue(self, index: int, queue: DeviceQueue) -> None:
         for chain in self.chains(queue):
             self.served += 1
-            chain.return_(chain.write(chain.read()))
+            chain.return_(chain.write(chain.read()[: chain.writable_bytes]))
 
     def config_written(self, offset: int, data: bytes) -> None:
         self.core.config[offset : offset + len(data)] = data

@@ -187,6 +187,18 @@ def test_a_queue_is_taken_back_by_not_ready_and_by_reset(window: Window, refused
     assert window.get(MmioReg.QUEUE_READY) == 1
 
 
+def test_a_reset_takes_every_queue_back(window: Window) -> None:
+    window.negotiate()
+    for index in range(3):
+        assert window.queue(index) == 1
+        assert window.get(MmioReg.QUEUE_RESET) == 0
+    window.negotiate()
+    for index in range(3):
+        window.put(MmioReg.QUEUE_SEL, index)
+        assert window.get(MmioReg.QUEUE_READY) == window.get(MmioReg.QUEUE_RESET) == 0
+    assert window.device.queues == [None] * 3
+
+
 def test_notifications(window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
     kicked: list[int] = []
     monkeypatch.setattr(window.core, "notify", kicked.append)

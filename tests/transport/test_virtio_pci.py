@@ -80,6 +80,11 @@ def test_capabilities_point_into_their_bars(raw: Raw) -> None:
         (9, 0x5000, 0x1000),
     ]
     assert all(s.offset % 4 == 0 for _, s in found)
+    assert all(
+        cap.data[0] == len(cap.data) + 2
+        for cap in raw.function.capabilities.values()
+        if cap.id == 9
+    )
     assert all(raw.function.bars[bar].size >= 4096 for bar in raw.function.bars)
 
 
@@ -215,6 +220,20 @@ def test_wrong_queues_are_not_enabled(raw: Raw, refused: Refused) -> None:
     assert raw.queue(0, 16) == 1
 
 
+def test_a_reset_takes_every_queue_back(raw: Raw) -> None:
+    raw.negotiate()
+    for index in range(3):
+        assert raw.queue(index) == 1
+        assert raw.read(CommonReg.QUEUE_RESET) == 0
+    raw.negotiate()
+    for index in range(3):
+        raw.write(CommonReg.QUEUE_SELECT, index)
+        for reg in (CommonReg.QUEUE_ENABLE, CommonReg.QUEUE_RESET, CommonReg.QUEUE_DESC):
+            assert raw.read(reg) == 0
+        assert raw.read(CommonReg.QUEUE_SIZE) == 128
+    assert raw.device.queues == [None] * 3
+
+
 def test_vectors(raw: Raw) -> None:
     assert raw.read(CommonReg.CONFIG_MSIX_VECTOR) == MSI_NO_VECTOR
     for reg in (CommonReg.CONFIG_MSIX_VECTOR, CommonReg.QUEUE_MSIX_VECTOR):
@@ -230,6 +249,30 @@ def test_vectors(raw: Raw) -> None:
     raw.write(CommonReg.QUEUE_MSIX_VECTOR, 2)
     raw.write(CommonReg.QUEUE_RESET, 1)
     assert raw.read(CommonReg.QUEUE_MSIX_VECTOR) == 2
+
+
+def test_an_event_without_vector_sends_nothing(raw: Raw) -> None:
+    sent: list[int] = []
+    function = raw.function
+    function.send_msix = sent.append
+    function.write_config(function.find_capability(17) + 2, 2, 0x8000)
+    for vector in range(4):
+        function.write_bar(2, 16 * vector + 12, 4, 0)
+    raw.negotiate()
+    raw.queue(1)
+    raw.status(15)
+    raw.device.update_config(0, b"\x01")
+    raw.device.core.interrupt_queue(1)
+    assert sent == []
+    assert not function.intx_level
+    # Any event goes to any vector, also to the same, and can be taken off again.
+    for config, queue in ((0, 3), (3, 0), (2, 2), (MSI_NO_VECTOR, 1), (1, MSI_NO_VECTOR)):
+        raw.write(CommonReg.CONFIG_MSIX_VECTOR, config)
+        raw.write(CommonReg.QUEUE_MSIX_VECTOR, queue)
+        raw.device.update_config(0, b"\x01")
+        raw.device.core.interrupt_queue(1)
+        assert sent == [vector for vector in (config, queue) if vector != MSI_NO_VECTOR]
+        sent.clear()
 
 
 def test_isr_is_cleared_by_reading(raw: Raw) -> None:
@@ -273,8 +316,24 @@ def test_notifications(multiplier: int, data: bool) -> None:
     assert raw.function.read_bar(1, 0, size) == 0
 
 
+@pytest.mark.parametrize("multiplier", [0, 4, 64, 65536])
+def test_the_notification_area_has_room_for_every_queue(multiplier: int) -> None:
+    raw = Raw(Echo(RING_OFFER | Feature.NOTIFICATION_DATA), notify_multiplier=multiplier)
+    bus = plugged(raw)
+    function = BusFunction(bus, 0)
+    function.enable()
+    area = dict(virtio_structures(function))[CfgType.NOTIFY]
+    assert area.offset % 4 == 0
+    assert area.offset + area.length <= function.bar_size(area.bar)
+    assert function.read_config(area.at + 16, 4) == multiplier
+    for index in range(raw.read(CommonReg.NUM_QUEUES)):
+        raw.write(CommonReg.QUEUE_SELECT, index)
+        place = raw.read(CommonReg.QUEUE_NOTIFY_OFF) * multiplier
+        assert area.length >= place + 4
+
+
 def test_multipliers_that_cannot_be() -> None:
-    for multiplier in (1, 2, 3, 6, -4, 1 << 17):
+    for multiplier in (1, 2, 3, 6, 8, -4, 1 << 17):
         with pytest.raises(InvalidArgument, match="notify_multiplier"):
             VirtioPci(Echo(), GuestMemory.create(1 << 20), notify_multiplier=multiplier)
 

@@ -10,8 +10,9 @@ from virtring.device import VirtioBus
 from virtring.devices.rng import Rng
 from virtring.errors import InvalidArgument, NotSupported
 from virtring.memory import GuestMemory
-from virtring.spec.pci import MSI_NO_VECTOR
+from virtring.spec.pci import MSI_NO_VECTOR, CfgType
 from virtring.transport import PciBus, VirtioPci, pci_device, pci_scan
+from virtring.transport.pci_device import PciCapability
 from virtring.transport.pci_function import BusFunction
 
 
@@ -114,3 +115,73 @@ def test_a_scan_finds_virtio_devices_only() -> None:
         pci_device(BusFunction(bus, 9), memory)
     with pytest.raises(InvalidArgument, match="irq"):
         pci_scan(bus, memory, "msi")
+
+
+def test_a_driver_passes_over_capabilities_that_it_does_not_know(raw: Raw) -> None:
+    function = raw.function
+    bus = plugged(raw)
+    own = list(function.capabilities.values())
+    common = next(cap for cap in own if cap.id == 9 and cap.data[1] == CfgType.COMMON)
+
+    def common_like(kind: int, bar: int) -> PciCapability:
+        return PciCapability(9, common.data[:1] + bytes([kind, bar]) + common.data[3:])
+
+    own.remove(common)
+    longer = bytes([common.data[0] + 8]) + common.data[1:10]
+    longer += (128).to_bytes(4, "little") + bytes(8)
+    function.set_capabilities(
+        [
+            # A reserved type, two reserved BARs, another capability; then the right one, with more
+            # data than known and a structure longer than known.
+            common_like(0x33, 0),
+            common_like(CfgType.COMMON, 6),
+            common_like(CfgType.COMMON, 0xFF),
+            PciCapability(1, bytes(4)),
+            PciCapability(9, longer),
+            *[cap for cap in own if cap.data[1] != CfgType.SHARED_MEMORY],
+        ]
+    )
+    (vdev,) = pci_scan(bus, raw.memory)
+    drivers = VirtioBus()
+    drivers.register_driver(EchoDriver)
+    drivers.register_device(vdev)
+    driver: Any = vdev.driver
+    assert driver.echo(driver.vqs[0], b"found") == b"found"
+
+
+@pytest.mark.parametrize(
+    ("id", "subsystem", "revision"), [(0x1059, 0x1059, 0x7F), (0x1059, 1, 0), (0x1005, 25, 0)]
+)
+def test_a_driver_goes_by_ids_and_no_revision(
+    raw: Raw, id: int, subsystem: int, revision: int
+) -> None:
+    bus = plugged(raw)
+    config = raw.function.config
+    config[2:4], config[0x2E:0x30] = id.to_bytes(2, "little"), subsystem.to_bytes(2, "little")
+    config[8] = revision
+    (vdev,) = pci_scan(bus, raw.memory)
+    assert vdev.id.device == 25
+
+
+@pytest.mark.parametrize(("vendor", "id"), [(0x1AF5, 0x1059), (0x1AF4, 0x1080), (0x1AF4, 0xFFF)])
+def test_a_driver_leaves_other_functions_alone(raw: Raw, vendor: int, id: int) -> None:
+    bus = plugged(raw)
+    config = raw.function.config
+    config[:4] = vendor.to_bytes(2, "little") + id.to_bytes(2, "little")
+    before = bytes(config)
+    assert pci_scan(bus, raw.memory) == []
+    assert bytes(config) == before
+
+
+def test_one_interrupt_for_changes_and_used_buffers() -> None:
+    device = Echo()
+    vdev, driver, _ = bound(device, "pci-intx")
+    function: Any = next(iter(vdev.config.function.host.devices.values()))  # type: ignore[attr-defined]
+    function.write_config(4, 2, 0x406)
+    with pytest.raises(IndexError):
+        driver.echo(driver.vqs[0], b"both")
+    device.update_config(0, b"\x01")
+    assert function.isr == 3
+    function.write_config(4, 2, 6)
+    assert driver.answers == [(0, b"both")]
+    assert driver.changes == 1

@@ -65,6 +65,7 @@ class Ring:
         transport: Any = None,
         memory: GuestMemory | None = None,
         big_endian: bool = False,
+        align: int = 64,
         **options: Any,
     ) -> None:
         self.kind = kind
@@ -79,7 +80,7 @@ class Ring:
         vdev = RingDevice(self.memory, features, transport, big_endian=big_endian)
         options.setdefault("notify", self.kicked)
         self.vq: Virtqueue = vring_create_virtqueue(
-            0, num, 64, vdev, callback=callback, name=kind, **options
+            0, num, align, vdev, callback=callback, name=kind, **options
         )
         self.dq = DeviceQueue(self.memory, self.vq.config, call=self.called)
         self.raw = Raw(self.memory, self.vq.config)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from typing import Any
+
 import pytest
 
-from virtring import Feature, InvalidArgument
+from virtring import Batch, Feature, InvalidArgument
 
 from ._rings import KINDS, Ring
 
@@ -136,3 +140,30 @@ def test_a_group_half_taken_counts_as_pending(kind: str) -> None:
     assert ring.vq.poll(ring.vq.enable_cb_prepare())
     assert [ring.vq.get_buf(), ring.vq.get_buf()] == [(1, 0), (2, 0)]
     assert ring.vq.enable_cb()
+
+
+@both
+def test_interrupt_while_another_thread_adds(kind: str) -> None:
+    """The thread of the interrupt cannot look then: it calls back, and does not raise."""
+    called: list[Any] = []
+    ring = Ring(kind, 4096, callback=called.append)
+    batch = Batch(4096)
+    batch.addr[:], batch.len[:] = ring.addr(ring.buf()), 16
+    stop = threading.Event()
+
+    def add() -> None:
+        while not stop.is_set():
+            ring.vq.add_inbuf_batch(batch, 0, 4096)
+            ring.vq.recycle_all()
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    try:
+        # Nothing is ever used, so only a thread inside is a reason to call back.
+        until = time.monotonic() + 20
+        while not called and time.monotonic() < until:
+            ring.vq.vring_interrupt()
+    finally:
+        stop.set()
+        thread.join()
+    assert called

@@ -140,6 +140,17 @@ def test_resize(kind: str, num: int) -> None:
 
 
 @both
+@pytest.mark.parametrize("align", [256, 4096])
+def test_resize_keeps_the_alignment(kind: str, align: int) -> None:
+    ring, _ = resettable(kind, 16, align=align)
+    assert ring.vq.vring_align == align
+    for num in (4, 8, 16):
+        virtqueue_resize(ring.vq, num)
+        assert ring.vq.used_addr % align == 0
+        works(ring)
+
+
+@both
 def test_resize_refuses(kind: str) -> None:
     ring, transport = resettable(kind)
     for num in (0, 9, 16, 40000, -1):

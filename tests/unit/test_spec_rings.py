@@ -309,3 +309,29 @@ def test_after_a_reset_the_device_leaves_the_queue_alone(kind: str) -> None:
     assert ring.serve(16) == 1
     assert ring.dq.signal()
     assert ring.vq.get_buf() == ("first", 16)
+
+
+@both
+@pytest.mark.parametrize("features", [Feature(0), IND], ids=["direct", "indirect"])
+def test_a_chain_of_more_than_4_gib_is_refused(kind: str, features: Feature) -> None:
+    bits = Feature.VERSION_1 | features
+    if kind == "packed":
+        bits |= Feature.RING_PACKED
+    # Sparse: only the ring and the tables are ever written.
+    with GuestMemory.create((1 << 30) + (1 << 20)) as memory:
+        vq = vring_create_virtqueue(0, 8, 64, RingDevice(memory, bits))
+        gib = (0x10000 + (1 << 20), 1 << 30)
+        vq.add_outbuf_premapped([gib] * 4, "all of 4 GiB")
+        free = vq.num_free
+        with pytest.raises(InvalidArgument, match="4294967297 bytes in all"):
+            vq.add_outbuf_premapped([gib] * 3 + [(gib[0], (1 << 30) - 1), (gib[0], 2)], "more")
+        rows = Batch(1, 5)
+        rows.addr[:] = gib[0]
+        rows.len[:] = gib[1]
+        rows.offsets[:] = [0, 5]
+        rows.count = 1
+        with pytest.raises(InvalidArgument, match="5368709120 bytes in all"):
+            vq.add_sgs_batch(rows)
+        assert vq.num_free == free
+        assert vq.detach_unused_buf() == "all of 4 GiB"
+        vq.close()

@@ -8,8 +8,12 @@ import click
 
 from virtring._version import __version__
 from virtring.cli.bench import bench
+from virtring.cli.demo import demo
+from virtring.cli.devices import devices
 from virtring.cli.failure import Failed, one_line
+from virtring.cli.inspect import inspect
 from virtring.cli.rpmsg import rpmsg
+from virtring.cli.serve import serve
 from virtring.cli.transfer import transfer
 from virtring.errors import VirtioError
 
@@ -45,13 +49,22 @@ def cli() -> None:
     \b
     Examples:
       virtring bench                        how fast are the rings here?
+      virtring devices                      which devices are there?
+      virtring demo balloon                 one of them at work, with its driver
+      virtring inspect --help               what is in a ring right now?
       virtring rpmsg                        messages to another process and back
+      virtring serve blk disk.img --vhost-user blk.sock
+                                            a disk for a virtual machine
       virtring transfer big.img copy.img    a file through a ring, between two processes
     """
 
 
 cli.add_command(bench)
+cli.add_command(demo)
+cli.add_command(devices)
+cli.add_command(inspect)
 cli.add_command(rpmsg)
+cli.add_command(serve)
 cli.add_command(transfer)
 
 
@@ -75,7 +88,9 @@ def _usage_text(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "virtring"
     if type(error).__name__ == "NoArgsIsHelpError":
-        return f"name a command: {' or '.join(cli.commands)} (see 'virtring --help')"
+        group = context.command if context is not None else cli
+        names = group.commands if isinstance(group, click.Group) else {}
+        return f"name a command: {' or '.join(names)} (see '{path} --help')"
     text = " ".join(error.format_message().split())
     command = path.partition(" ")[2]
     return f"{command}{': ' if command else ''}{text} (see '{path} --help')"

@@ -191,6 +191,8 @@ def measure(task: Task) -> dict[str, Any]:
             child.send("go")
             channel = bus.wait_rx(lambda: find(bus), STALL)
             if channel is None or channel.ept is None:
+                if not child.alive:
+                    raise child.failure()
                 raise Failed(f"the echo process did not announce {SERVICE}")
             pinger = Pinger(child, channel.ept, task)
             took = pinger.ping(task.count)

@@ -41,9 +41,12 @@ class VirtioBus:
         """
         if driver not in self.drivers:
             raise InvalidArgument(f"{driver.__name__} is not registered")
+        bound = [vdev for vdev in self.devices if type(vdev.driver) is driver]
+        for vdev in bound:
+            quiet(vdev)
         self.drivers.remove(driver)
         failure: Exception | None = None
-        for vdev in self.devices:
+        for vdev in bound:
             if type(vdev.driver) is driver:
                 try:
                     self.unbind(vdev)
@@ -75,6 +78,7 @@ class VirtioBus:
         """Take a device from the bus; its driver is removed (``unregister_virtio_device``)."""
         if vdev not in self.devices:
             raise InvalidArgument(f"{vdev!r} is not on this bus")
+        quiet(vdev)
         try:
             if vdev.driver is not None:
                 self.unbind(vdev)
@@ -112,8 +116,7 @@ class VirtioBus:
         driver = vdev.driver
         if driver is None:
             raise WrongState(f"{vdev!r} has no driver")
-        vdev.config_disable()
-        vdev.config.synchronize_cbs(vdev)
+        quiet(vdev)
         try:
             driver.remove()
             status = vdev.config.get_status(vdev)
@@ -140,8 +143,7 @@ class VirtioBus:
 
     def freeze(self, vdev: VirtioDevice) -> None:
         """Put a device to rest (``virtio_device_freeze``)."""
-        vdev.config_disable()
-        vdev.config.synchronize_cbs(vdev)
+        quiet(vdev)
         vdev.failed = Status.FAILED in vdev.config.get_status(vdev)
         if vdev.driver is not None:
             vdev.driver.freeze()
@@ -166,6 +168,15 @@ class VirtioBus:
             self._fail(vdev)
             raise
         vdev.config_enable()
+
+
+def quiet(vdev: VirtioDevice) -> None:
+    """No change of the configuration reaches the driver any more; WrongState in a callback."""
+    # First of all, so that nothing is changed when it is refused.
+    vdev.config.synchronize_cbs(vdev)
+    vdev.config_disable()
+    # And for one that came in between.
+    vdev.config.synchronize_cbs(vdev)
 
 
 def negotiate(vdev: VirtioDevice, driver: VirtioDriver) -> None:

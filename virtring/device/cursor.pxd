@@ -24,16 +24,21 @@ ctypedef struct cursor:
     uint32_t perm
 
 
-cdef inline void cursor_open(
-    cursor* c, const guest_table* table, const vring_desc* first, const vring_desc* end,
-    uint32_t perm
-) noexcept nogil:
+cdef inline void cursor_init(cursor* c, const guest_table* table, uint32_t perm) noexcept nogil:
+    """No bytes yet: cursor_at() gives some, as often as there are chains."""
     c.table = table
     c.hot.size = 0
+    c.desc = c.end = NULL
+    c.offset = 0
+    c.perm = perm
+
+
+cdef inline void cursor_at(
+    cursor* c, const vring_desc* first, const vring_desc* end
+) noexcept nogil:
     c.desc = first
     c.end = end
     c.offset = 0
-    c.perm = perm
 
 
 cdef inline char* cursor_next(cursor* c, uint64_t limit, size_t* size) noexcept nogil:

@@ -10,6 +10,7 @@ import numpy as np
 from virtring.device.config_ops import SharedMemory
 from virtring.device.device_config import VirtioDeviceConfig
 from virtring.device.queue_config import QUEUE_SIZE, VirtioQueueConfig
+from virtring.device.transport_ops import usable_features
 from virtring.errors import InvalidArgument, QueueBroken, WrongState
 from virtring.memory import GuestMemory, Region
 from virtring.queue import Batch, Chain, DeviceQueue, QueueConfig
@@ -32,7 +33,8 @@ class Device:
 
     features: the device type's bits on offer; ring_features: the device-independent ones.
     queues: names of the queues; queue_size: the most ring entries of each. config: the initial
-    configuration space, bytes or one record of a numpy dtype (little-endian).
+    configuration space, bytes or one record of a numpy dtype (little-endian). InvalidArgument for
+    bits that nothing here implements, such as SR_IOV (virtio 1.4, 2.2.2).
 
     ``self.features`` are the negotiated bits, ``self.queues`` the :class:`DeviceQueue` objects
     (None while the driver has not handed one over), ``self.memory`` the guest's memory.
@@ -51,10 +53,14 @@ class Device:
         queue_size: int = QUEUE_SIZE,
         config: "bytes | np.ndarray[Any, Any] | np.void" = b"",
     ) -> None:
+        offer = Feature(int(features) | int(ring_features))
+        extra = int(offer) & ~int(usable_features(offer))
+        if extra:
+            raise InvalidArgument(f"features {extra:#x} are none that a device here can offer")
         self.names = tuple(self.queue_names if queues is None else queues)
         self.core = VirtioDeviceConfig(
             self.device_id,
-            int(features) | int(ring_features),
+            int(offer),
             bytes(config) if isinstance(config, bytes | bytearray) else config.tobytes(),
             [queue_size] * len(self.names),
             config_queue=self._config_queue,
@@ -69,7 +75,7 @@ class Device:
         self.features = Feature(0)
         self.queues: list[DeviceQueue | None] = [None] * len(self.names)
         self._memory: GuestMemory | None = None
-        #: How a transport makes the device's queues.
+        #: Makes the device's queues, by DeviceQueue's arguments: a transport may have its own kind.
         self.make_queue: Callable[..., DeviceQueue] = DeviceQueue
 
     # What a device overrides.

@@ -30,6 +30,9 @@ DRIVER_BITS = (
     | Status.SUSPEND
     | Status.FAILED
 )
+#: Asked with every kick and interrupt: plain integers, the operators of an enumeration are slow.
+DRIVER_OK, SUSPEND = int(Status.DRIVER_OK), int(Status.SUSPEND)
+RUN_MASK = int(Status.DRIVER_OK | Status.FAILED | Status.NEEDS_RESET)
 
 
 def _nothing(*_: object) -> None:
@@ -94,6 +97,7 @@ class VirtioDeviceConfig(DeviceFeatures):
         # What came up while suspended: it is done, or said, on resuming.
         self._late_config: list[tuple[int, bytes]] = []
         self._late_interrupts: set[int] = set()
+        self._late_change = False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -116,8 +120,7 @@ class VirtioDeviceConfig(DeviceFeatures):
     @property
     def running(self) -> bool:
         """May buffers be used and notifications sent? DRIVER_OK and nothing wrong."""
-        stopped = Status.FAILED | Status.NEEDS_RESET
-        return Status.DRIVER_OK in self.status and not self.status & stopped and not self._resetting
+        return int(self.status) & RUN_MASK == DRIVER_OK and not self._resetting
 
     def connect(
         self, interrupt_queue: Callable[[int], object], interrupt_config: Callable[[], object]
@@ -197,8 +200,9 @@ class VirtioDeviceConfig(DeviceFeatures):
             self._paused = True
         try:
             self.suspend_device(True)
-        except BaseException:
+        except BaseException as error:
             self._paused = False
+            self.needs_reset(f"it could not suspend: {error!r}")
             raise
         with self.locked():
             self.status = (self.status | Status.SUSPEND) & ~Status.DRIVER_OK
@@ -207,11 +211,18 @@ class VirtioDeviceConfig(DeviceFeatures):
         if Status.DRIVER_OK not in wanted:
             self.refuse("a suspended device takes DRIVER_OK or a reset")
             return
-        self.suspend_device(False)
+        try:
+            self.suspend_device(False)
+        except BaseException as error:
+            self.needs_reset(f"it could not resume: {error!r}")
+            raise
         self.status = (self.status | Status.DRIVER_OK) & ~Status.SUSPEND
         self._paused = False
         changes, interrupts = self._late_config, self._late_interrupts
+        changed = self._late_change
         self._forget()
+        if changed:
+            self.interrupt_config()
         for offset, data in changes:
             self.update_config(offset, data)
         for index in interrupts:
@@ -241,10 +252,8 @@ class VirtioDeviceConfig(DeviceFeatures):
         log.warning("device %d needs a reset: %s", self.device_id, reason)
         with self.locked():
             self.refusals.append(reason)
-            tell = Status.DRIVER_OK in self.status
             self.status |= Status.NEEDS_RESET
-            if tell:
-                self.work.post("config", self._interrupt_config)
+            self.interrupt_config()
 
     # Queues.
 
@@ -258,7 +267,7 @@ class VirtioDeviceConfig(DeviceFeatures):
         queue = self.queue(index)
         if queue is None:
             self.refuse(f"{what} of queue {index}, which does not exist")
-        elif queue.enabled or self._resetting:
+        elif queue.enabled or queue.resetting or self._resetting:
             self.refuse(f"{what} of queue {index} written while it is enabled or being reset")
         else:
             return queue
@@ -328,13 +337,15 @@ class VirtioDeviceConfig(DeviceFeatures):
             if queue is None or Feature.RING_RESET not in self.driver_features:
                 self.refuse(f"reset of queue {index} without RING_RESET or without such a queue")
                 return
-            queue.enabled = False
-        # As in reset(): not with the mutex held.
-        self.reset_queue(index)
-        with self.locked():
-            vector = queue.vector
-            queue.reset()
-            queue.vector = vector
+            queue.enabled, queue.resetting = False, True
+        try:
+            # As in reset(): not with the mutex held.
+            self.reset_queue(index)
+        finally:
+            with self.locked():
+                vector = queue.vector
+                queue.reset()
+                queue.vector = vector
 
     def disable_queue(self, index: int) -> None:
         """The driver takes a queue back, where a transport lets it (virtio 1.4, 4.2.2)."""
@@ -368,13 +379,13 @@ class VirtioDeviceConfig(DeviceFeatures):
 
         Not before DRIVER_OK, and never with ``mutex`` held: a driver's callback may wait for it.
         """
-        if Status.SUSPEND in self.status:
+        if int(self.status) & SUSPEND:
             self._late_interrupts.add(index)
         elif self.running:
             self.work.post(("interrupt", index), lambda: self._signal(index))
 
     def _signal(self, index: int) -> None:
-        if Status.SUSPEND in self.status:
+        if int(self.status) & SUSPEND:
             self._late_interrupts.add(index)
         elif self.running:
             self._interrupt_queue(index)
@@ -417,6 +428,15 @@ class VirtioDeviceConfig(DeviceFeatures):
             self.interrupt_config()
 
     def interrupt_config(self) -> None:
-        """Tell the driver, if there is one, that the configuration changed."""
-        if Status.DRIVER_OK in self.status:
-            self.work.post("config", self._interrupt_config)
+        """Tell the driver, if there is one, that the configuration changed: now or on resuming."""
+        if Status.SUSPEND in self.status:
+            self._late_change = True
+        elif Status.DRIVER_OK in self.status:
+            self.work.post("config", self._signal_config)
+
+    def _signal_config(self) -> None:
+        # Again: the driver may have suspended or reset the device since.
+        if Status.SUSPEND in self.status:
+            self._late_change = True
+        elif Status.DRIVER_OK in self.status:
+            self._interrupt_config()

@@ -114,6 +114,7 @@ class VirtioDevice:
     def suspend(self) -> None:
         """Suspend the device (virtio 1.4, 3.4); NotSupported without the feature.
 
+        Until :meth:`resume` the caller keeps its driver from adding buffers and from kicks.
         WrongState if it does not come to rest.
         """
         if Feature.SUSPEND not in self.features:
@@ -175,7 +176,10 @@ class VirtioDevice:
                 return value.copy() if part.shape else value[0]
 
     def cwrite(self, dtype: "np.dtype[Any]", field: str, value: Any) -> None:
-        """Write one field of the configuration, scalar by scalar (Linux ``virtio_cwrite``)."""
+        """Write one field of the configuration, scalar by scalar (Linux ``virtio_cwrite``).
+
+        WrongState while the device is suspended (virtio 1.4, 3.4.1).
+        """
         if dtype.fields is None or field not in dtype.fields:
             raise InvalidArgument(f"no field {field!r} in the configuration of {self.id}")
         part, offset = dtype.fields[field][:2]
@@ -183,6 +187,8 @@ class VirtioDevice:
             data = np.broadcast_to(np.asarray(value, part.base), part.shape).tobytes()
         except (OverflowError, TypeError, ValueError) as error:
             raise InvalidArgument(f"{field} of {self.id} takes no {value!r}: {error}") from None
+        if Feature.SUSPEND in self.features and Status.SUSPEND in self.config.get_status(self):
+            raise WrongState(f"{self.id} is suspended: its configuration is not written")
         for at, size in scalars(part):
             self.config.set(self, offset + at, data[at : at + size])
 

@@ -107,9 +107,7 @@ class Blk(Device):
         config["write_zeroes_may_unmap"] = 1
         features = OFFER
         if read_only:
-            features = (
-                BlkFeature.SEG_MAX | BlkFeature.BLK_SIZE | BlkFeature.FLUSH | BlkFeature.RO
-            )
+            features = BlkFeature.SEG_MAX | BlkFeature.BLK_SIZE | BlkFeature.FLUSH | BlkFeature.RO
         if num_queues > 1:
             features |= BlkFeature.MQ
         super().__init__(

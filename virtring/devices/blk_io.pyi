@@ -2,6 +2,7 @@ from virtring.memory.guest import GuestMemory
 from virtring.queue.batch import Batch
 
 class BlkIo:
+    capacity: int
     write_through: bool
     discard: bool
     write_zeroes: bool
@@ -17,8 +18,6 @@ class BlkIo:
     ) -> None: ...
     @property
     def fd(self) -> int: ...
-    @property
-    def capacity(self) -> int: ...
     @property
     def read_only(self) -> bool: ...
     @property

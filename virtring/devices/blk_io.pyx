@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 from posix.types cimport off_t
 
 from virtring.device.cursor cimport (
-    cursor, cursor_open, gather, iovec, scatter, vectors,
+    cursor, cursor_at, cursor_init, gather, iovec, scatter, vectors,
 )
 from virtring.memory.guest cimport GuestMemory
 from virtring.memory.snapshot cimport MemoryTable
@@ -18,7 +18,6 @@ from virtring.ring.common cimport clamp32
 from virtring.spec.ring cimport VRING_DESC_F_WRITE, vring_desc
 
 from virtring.errors import InvalidArgument
-from virtring.spec.blk import BLK_ID_BYTES
 
 cdef extern from "<sys/uio.h>" nogil:
     ssize_t preadv(int fd, const iovec* iov, int n, off_t offset)
@@ -93,8 +92,8 @@ cdef class BlkIo:
     ):
         if not isinstance(capacity, int) or not 0 <= capacity < 1 << 54:
             raise InvalidArgument(f"capacity {capacity!r}: it takes sectors of 512 bytes")
-        if len(serial) > BLK_ID_BYTES:
-            raise InvalidArgument(f"the serial number has {len(serial)} bytes; {BLK_ID_BYTES} fit")
+        if len(serial) > ID_BYTES:
+            raise InvalidArgument(f"the serial number has {len(serial)} bytes; {ID_BYTES} fit")
         self.fd = fd
         self.capacity = capacity
         self.read_only = read_only
@@ -146,8 +145,10 @@ cdef class BlkIo:
         while d < end and not d.flags & VRING_DESC_F_WRITE:
             readable += d.len
             d += 1
-        cursor_open(&out, table, first, d, PERM_READ)
-        cursor_open(&into, table, d, end, PERM_WRITE)
+        cursor_init(&out, table, PERM_READ)
+        cursor_at(&out, first, d)
+        cursor_init(&into, table, PERM_WRITE)
+        cursor_at(&into, d, end)
         while d < end:
             writable += d.len
             d += 1

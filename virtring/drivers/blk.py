@@ -102,8 +102,10 @@ class BlkDriver(VirtioDriver):
         if vdev.has_feature(BlkFeature.MQ):
             count = max(1, min(int(vdev.cread(BLK_CONFIG, "num_queues")), self.MAX_QUEUES))
         vqs = vdev.find_vqs([self._done] * count, [f"req.{i}" for i in range(count)])
-        longest = self.limits.size_max or 0xFFFFFFFF
-        self.queues = [BlkQueue(vq, self.capacity, max_len=longest) for vq in vqs if vq is not None]
+        self._longest = self.limits.size_max or 0xFFFFFFFF
+        self.queues = [
+            BlkQueue(vq, self.capacity, max_len=self._longest) for vq in vqs if vq is not None
+        ]
         self._taken: set[int] = set()
         self._one = BlkBatch(1)
         self._used = BlkBatch(max(queue.depth for queue in self.queues))
@@ -118,6 +120,7 @@ class BlkDriver(VirtioDriver):
         try:
             super().remove()
         finally:
+            self.queues = []
             for request in lost:
                 request.fail(WrongState("the disk was removed"))
 
@@ -130,14 +133,14 @@ class BlkDriver(VirtioDriver):
                 queue.capacity = capacity
 
     def _read_limits(self) -> BlkLimits:
-        config = self.vdev.cread(BLK_CONFIG)
-        has = self.vdev.has_feature
+        cread, has = self.vdev.cread, self.vdev.has_feature
 
         def number(feature: BlkFeature, field: str) -> int:
-            return int(config[field]) if has(feature) else 0
+            # Without its feature a field need not be there (virtio 1.4, 2.5.1).
+            return int(cread(BLK_CONFIG, field)) if has(feature) else 0
 
         block = number(BlkFeature.BLK_SIZE, "blk_size") or BLK_SECTOR_SIZE
-        topology = config["topology"] if has(BlkFeature.TOPOLOGY) else None
+        topology = cread(BLK_CONFIG, "topology") if has(BlkFeature.TOPOLOGY) else None
         return BlkLimits(
             block_size=block,
             physical_block_size=block << int(topology["physical_block_exp"]) if topology else block,
@@ -163,6 +166,8 @@ class BlkDriver(VirtioDriver):
         It waits for its turn when all queues are full. OutOfMemory when guest memory has no room
         for its data, InvalidArgument for numbers that a driver must not send.
         """
+        if self._removed:
+            raise WrongState("the disk was removed")
         if data is not None:
             data = memoryview(data).cast("B")
             size = len(data)
@@ -182,8 +187,8 @@ class BlkDriver(VirtioDriver):
     def _check(self, type: BlkType, sector: int, size: int) -> None:
         if sector < 0 or size < 0 or (size == 0) != (type == BlkType.FLUSH):
             raise InvalidArgument(f"{type.name} of {size} bytes at sector {sector}")
-        if size > self.queues[0].max_len:
-            raise InvalidArgument(f"{size} bytes; one request takes {self.queues[0].max_len}")
+        if size > self._longest:
+            raise InvalidArgument(f"{size} bytes; one request takes {self._longest}")
         if type in (BlkType.IN, BlkType.OUT):
             end = sector + size // BLK_SECTOR_SIZE
             if size % BLK_SECTOR_SIZE or end > self.capacity:
@@ -292,7 +297,7 @@ class BlkDriver(VirtioDriver):
             )
 
     def _pieces(self, size: int) -> Iterator[tuple[int, int]]:
-        step = min(CHUNK, self.queues[0].max_len) // BLK_SECTOR_SIZE * BLK_SECTOR_SIZE
+        step = max(1, min(CHUNK, self._longest) // BLK_SECTOR_SIZE) * BLK_SECTOR_SIZE
         for offset in range(0, size, step):
             yield offset, min(step, size - offset)
 

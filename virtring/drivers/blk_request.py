@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Generator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from virtring.errors import RequestFailed, WaitTimeout
 from virtring.memory import GuestMemory
 from virtring.spec.blk import BlkStatus, BlkType
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 #: Guest memory for data is taken in pieces that begin here: what file systems and disks like.
 ALIGN = 512
@@ -22,7 +25,12 @@ class BlkRequest(Future[bytes]):
     """
 
     def __init__(
-        self, memory: GuestMemory, type: BlkType, sector: int, size: int, data: bytes | None = None
+        self,
+        memory: GuestMemory,
+        type: BlkType,
+        sector: int,
+        size: int,
+        data: "ReadableBuffer | None" = None,
     ) -> None:
         super().__init__()
         self.type = type

@@ -127,7 +127,8 @@ class ConsoleDriver(VirtioDriver):
     def _read_size(self) -> None:
         if not self.vdev.has_feature(ConsoleFeature.SIZE):
             return
-        config = self.vdev.cread(CONSOLE_CONFIG)
+        # Both at once, and nothing that is there with other features only (virtio 1.4, 2.5.1).
+        config = self.vdev.cread(CONSOLE_CONFIG[["cols", "rows"]])
         with self.lock:
             self.size = int(config["cols"]), int(config["rows"])
             if 0 in self.ports:

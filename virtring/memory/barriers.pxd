@@ -19,6 +19,7 @@ cdef extern from "barriers.h" nogil:
     void store16 "vr_store16"(void* p, uint16_t v)
     void store32 "vr_store32"(void* p, uint32_t v)
     void store64 "vr_store64"(void* p, uint64_t v)
+    void copy_desc "vr_copy_desc"(void* to, const void* source, uint64_t keep, uint64_t set)
 
     uint16_t load_acquire16 "vr_load_acquire16"(const void* p, int weak)
     uint64_t load_acquire64 "vr_load_acquire64"(const void* p, int weak)

@@ -1,3 +1,4 @@
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from virtring.ring.common cimport batch_cols
@@ -21,5 +22,18 @@ cdef class Batch:
     cdef uint64_t[::1] _token
     cdef uint32_t[::1] _id
     cdef uint32_t[::1] _written
-    cdef int window(self, object start, object count, size_t* first, size_t* end) except -1
+    cdef int checked_window(
+        self, Py_ssize_t start, object count, size_t* first, size_t* end
+    ) except -1
     cdef int check_offsets(self, size_t first, size_t end) except -1
+
+    @cython.final
+    cdef inline int window(
+        self, Py_ssize_t start, object count, size_t* first, size_t* end
+    ) except -1:
+        """Rows ``start`` to ``start + count``, by default up to ``count`` of the batch."""
+        if count is None and 0 <= start and <size_t>start <= self.rows:
+            first[0] = start
+            end[0] = self.rows
+            return 0
+        return self.checked_window(start, count, first, end)

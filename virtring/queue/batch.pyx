@@ -87,8 +87,9 @@ cdef class Batch:
             f" descriptors={self.cols.max_desc})"
         )
 
-    cdef int window(self, object start, object count, size_t* first, size_t* end) except -1:
-        """Rows ``start`` to ``start + count``, by default up to ``count`` of the batch."""
+    cdef int checked_window(
+        self, Py_ssize_t start, object count, size_t* first, size_t* end
+    ) except -1:
         cdef Py_ssize_t low = start
         cdef Py_ssize_t high
         if low < 0 or <size_t>low > self.cols.capacity:

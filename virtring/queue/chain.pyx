@@ -4,16 +4,15 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from virtring.memory.table cimport PERM_READ, PERM_WRITE, guest_lookup, guest_range
 from virtring.queue.side cimport QueueSide
-from virtring.spec.ring cimport VRING_DESC_F_WRITE
+from virtring.spec.ring cimport VRING_DESC_F_WRITE, vring_desc
 
 from typing import NamedTuple
 
-from virtring.errors import InvalidArgument, OutOfMemory
+from virtring.errors import InvalidArgument
 
 
 class Descriptor(NamedTuple):
@@ -42,11 +41,6 @@ cdef class Chain:
     once, then check and use the copy.
     """
 
-    def __dealloc__(self):
-        if self.addr != self.few_addr:
-            free(self.addr)
-            free(self.len)
-
     def __len__(self):
         return self.n
 
@@ -72,7 +66,7 @@ cdef class Chain:
         writable = i >= self.n_out
         return Descriptor(
             self.addr[i], self.len[i], writable, i + 1 < self.n,
-            self.memory.view(self.addr[i], self.len[i], writable=writable),
+            self.queue.memory.view(self.addr[i], self.len[i], writable=writable),
         )
 
     def __iter__(self):
@@ -183,31 +177,31 @@ cdef class Chain:
         self.queue.return_(self, written)
 
 
-cdef Chain make_chain(object queue, Batch one, unsigned long generation):
-    """The chain in row 0 of a batch."""
+cdef Chain make_chain(
+    QueueSide queue, const vring_desc* descs, uint32_t n, uint32_t id, unsigned long generation
+):
+    """A chain of n checked descriptors, copied; readable ones come first."""
     cdef Chain chain = Chain.__new__(Chain)
-    cdef uint32_t n = one.cols.offsets[1]
     cdef uint32_t i
-    cdef QueueSide side = <QueueSide>queue
+    cdef char* many
     chain.addr = chain.few_addr
     chain.len = chain.few_len
     if n > INLINE_DESCS:
-        chain.addr = <uint64_t*>malloc(n * sizeof(uint64_t))
-        chain.len = <uint32_t*>malloc(n * sizeof(uint32_t))
-        if chain.addr == NULL or chain.len == NULL:
-            raise OutOfMemory("no memory for a chain")
+        chain.many = PyBytes_FromStringAndSize(NULL, n * (sizeof(uint64_t) + sizeof(uint32_t)))
+        many = PyBytes_AS_STRING(chain.many)
+        chain.addr = <uint64_t*>many
+        chain.len = <uint32_t*>(many + n * sizeof(uint64_t))
     chain.queue = queue
-    chain.memory = side.memory
-    chain.table = side.table
+    chain.table = queue.table
     chain.generation = generation
-    chain.id = one.cols.id[0]
+    chain.id = id
     chain.n = n
     for i in range(n):
-        chain.addr[i] = one.cols.desc[i].addr
-        chain.len[i] = one.cols.desc[i].len
-        if one.cols.desc[i].flags & VRING_DESC_F_WRITE:
-            chain.writable_bytes += one.cols.desc[i].len
+        chain.addr[i] = descs[i].addr
+        chain.len[i] = descs[i].len
+        if descs[i].flags & VRING_DESC_F_WRITE:
+            chain.writable_bytes += descs[i].len
         else:
-            chain.readable_bytes += one.cols.desc[i].len
+            chain.readable_bytes += descs[i].len
             chain.n_out += 1
     return chain

@@ -149,6 +149,7 @@ def vring_create_virtqueue(
         notify=notify,
         callback=callback,
         num_max=num,
+        vring_align=vring_align,
         blocks=blocks,
     )
 
@@ -231,7 +232,7 @@ def virtqueue_resize(
     if recycle_done is not None:
         recycle_done(vq)
     old = vq.config
-    align = 64 if Feature.VERSION_1 in old.features else 4096
+    align = vq.vring_align or CACHE_LINE
     try:
         config, blocks = place_ring(
             vq.memory, num, align, old.features, old.index, old.name, old.big_endian

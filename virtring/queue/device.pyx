@@ -1,13 +1,16 @@
+# cython: binding=False, always_allow_keywords=False, embedsignature.format=clinic
 """The device side of a queue: pop chains, do the work, push them back."""
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+cimport cython
+from cpython.long cimport PyLong_AsLongLongAndOverflow
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from virtring.memory.barriers cimport load16, swap16
 from virtring.queue.chain cimport Chain, make_chain
 from virtring.ring.common cimport VR_BATCH_ROOM, VR_CHAIN_ADDRESS, VR_OK
-from virtring.ring.device cimport device_pop, device_push
+from virtring.ring.device cimport (
+    ONE_DONE, ONE_LEFT, ONE_NONE, device_pop, device_pop_one, device_push, device_push_one,
+)
 from virtring.ring.packed_common cimport AVAIL_USED
 from virtring.ring.packed_device cimport (
     packed_device_disable_notify, packed_device_enable_notify, packed_device_need_notify,
@@ -17,21 +20,16 @@ from virtring.ring.split_device cimport (
     split_device_disable_notify, split_device_enable_notify, split_device_need_notify,
     split_device_ready,
 )
-from virtring.spec.ring cimport (
-    VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_EVENT_FLAG_ENABLE,
-)
+from virtring.spec.ring cimport VRING_PACKED_DESC_F_AVAIL, vring_desc
 
-from virtring.errors import InvalidArgument, OutOfMemory, QueueClosed
-from virtring.queue.config import QueueConfig
-from virtring.spec.features import Feature
+from virtring.errors import InvalidArgument
 
 cdef enum:
     # Below this many rows, giving the GIL away costs more than the rows take.
     NOGIL_ROWS = 512
-    PACKED_IDS = 65536
 
 
-cdef class DeviceQueue(QueueSide):
+cdef class DeviceQueue(DeviceRing):
     """The device side of one queue, split or packed (Fuchsia VirtioQueue, Linux vringh).
 
     ``memory`` is the guest memory that the driver's addresses point into. ``config`` is a
@@ -47,128 +45,12 @@ cdef class DeviceQueue(QueueSide):
         self.memory = memory
         self.weak_barriers = weak_barriers
         self.call_cb = call
-        self.s = &self.split.s
-        self.hot = &self.s.hot
-        self.fault = &self.s.fault
         if config is not None:
             self.configure(config)
 
-    def __dealloc__(self):
-        self.free_state()
-
-    # -- its life ------------------------------------------------------------------------------
-
-    def configure(self, config) -> None:
-        """Serve the ring that ``config`` (a :class:`QueueConfig`) describes, from its first entry.
-
-        Raises AddressError when an area is not inside the memory, InvalidArgument when the queue
-        is configured already: :meth:`reset` it first, for its size and addresses are frozen.
-        """
-        cdef size_t num
-        cdef size_t ids
-        if not isinstance(config, QueueConfig):
-            raise InvalidArgument(f"config is a {type(config).__name__}; it takes a QueueConfig")
-        if self.closed:
-            raise QueueClosed("the queue is closed")
-        if self.config is not None:
-            raise InvalidArgument(f"{self.config.label} is configured; reset() it first")
-        num = config.size
-        ids = PACKED_IDS if config.packed else num
-        self.bind_areas(config)
-        self.s = &self.pack.s if self.packed else &self.split.s
-        self.hot = &self.s.hot
-        self.fault = &self.s.fault
-        memset(&self.pack, 0, sizeof(self.pack))
-        memset(&self.split, 0, sizeof(self.split))
-        if self.packed:
-            self.pack.desc = <char*>&self.packed_desc[0]
-            self.pack.driver_event = <char*>&self.driver_event[0]
-            self.pack.device_event = <char*>&self.device_event[0]
-        else:
-            self.split.desc = <char*>&self.desc[0]
-            self.split.avail = <char*>&self.avail[0]
-            self.split.avail_ring = <char*>&self.avail[2]
-            self.split.used_event = <char*>&self.avail[2 + num]
-            self.split.used = <char*>&self.used[0]
-            self.split.used_ring = <char*>&self.used_elem[0]
-            self.split.avail_event = <char*>&self.used[2 + 4 * num]
-            self.split.mask = <uint16_t>(num - 1)
-        self.s.num = <uint32_t>num
-        self.s.weak_barriers = (
-            self.weak_barriers and Feature.ORDER_PLATFORM not in config.features
-        )
-        self.s.event_idx = Feature.EVENT_IDX in config.features
-        self.s.indirect = Feature.INDIRECT_DESC in config.features
-        self.s.in_order = Feature.IN_ORDER in config.features
-        self.s.swap = config.big_endian
-        self.s.held = <uint64_t*>calloc(ids, sizeof(uint64_t))
-        if self.s.in_order:
-            self.s.order = <uint16_t*>calloc(num, sizeof(uint16_t))
-            self.s.late = <uint32_t*>calloc(ids, sizeof(uint32_t))
-        if self.s.held == NULL or (
-            self.s.in_order and (self.s.order == NULL or self.s.late == NULL)
-        ):
-            self.free_state()
-            self.unbind_areas()
-            self.config = None
-            raise OutOfMemory(f"{config.label}: no memory for the bookkeeping of {num} entries")
-        self.one = Batch(1, num)
-        self.clear_state()
-        return None
-
-    cdef int clear_state(self) except -1:
-        """Positions at the start, nothing held. The ring's memory is the driver's to initialise."""
-        memset(self.s.held, 0, (PACKED_IDS if self.packed else self.s.num) * sizeof(uint64_t))
-        self.s.in_flight = 0
-        self.s.descs_held = 0
-        self.s.num_added = 0
-        self.s.order_get = 0
-        self.s.order_len = 0
-        self.generation += 1
-        self.broken = False
-        self.pending = None
-        if self.packed:
-            self.pack.first = NULL
-            self.pack.last_avail_idx = self.pack.used_idx = self.pack.group_idx = 0
-            self.pack.avail_flags = VRING_PACKED_DESC_F_AVAIL
-            self.pack.used_flags = self.pack.group_flags = AVAIL_USED
-            self.pack.event_flags_shadow = VRING_PACKED_EVENT_FLAG_ENABLE
-        else:
-            self.split.last_avail_idx = self.split.avail_idx = 0
-            self.split.used_idx = self.split.group_idx = 0
-            self.split.used_flags_shadow = 0
-        return 0
-
-    cdef void free_state(self) noexcept:
-        free(self.s.held)
-        free(self.s.order)
-        free(self.s.late)
-        self.s.held = NULL
-        self.s.order = NULL
-        self.s.late = NULL
-
-    def reset(self) -> None:
-        """Forget the ring, as after a device or queue reset; :meth:`configure` starts the next.
-
-        Chains that are still out become void: returning one raises InvalidArgument.
-        """
-        if self.busy:
-            self.refuse()
-        self.free_state()
-        self.s.in_flight = 0
-        self.generation += 1
-        self.unbind_areas()
-        self.broken = False
-        self.pending = None
-        self.config = None
-
-    def close(self) -> None:
-        """:meth:`reset`, for good. Again is fine."""
-        self.reset()
-        self.closed = True
-
     # -- batches -------------------------------------------------------------------------------
 
+    @cython.final
     cdef size_t pop_rows(self, Batch batch, size_t room) except? 0:
         cdef size_t popped = 0
         cdef int code
@@ -208,11 +90,13 @@ cdef class DeviceQueue(QueueSide):
         self.break_now(code, popped != 0)
         return popped
 
+    @cython.final
     cdef int pop_plain(self, Batch batch, size_t room, size_t* popped) noexcept nogil:
         if self.packed:
             return device_pop(&self.pack, &self.table.table, &batch.cols, room, popped)
         return device_pop(&self.split, &self.table.table, &batch.cols, room, popped)
 
+    @cython.final
     cdef int push_plain(
         self, const uint32_t* id, const uint32_t* written, size_t n, size_t* published
     ) noexcept nogil:
@@ -240,6 +124,7 @@ cdef class DeviceQueue(QueueSide):
         batch.rows = self.pop_rows(batch, limit)
         return batch.rows
 
+    @cython.final
     cdef size_t push_rows(
         self, const uint32_t* id, const uint32_t* written, size_t n, size_t row
     ) except? 0:
@@ -258,7 +143,7 @@ cdef class DeviceQueue(QueueSide):
             self.raise_fault(code)
         return published
 
-    def push(self, Batch batch not None, start=0, count=None) -> int:
+    def push(self, Batch batch not None, Py_ssize_t start=0, count=None) -> int:
         """Complete the chains of rows ``start`` to ``start + count`` (default: all from start on).
 
         ``id`` names each chain, ``written`` the bytes the device wrote into it. All become visible
@@ -278,18 +163,10 @@ cdef class DeviceQueue(QueueSide):
             batch.cols.id + first, batch.cols.written + first, end - first, first
         )
 
-    cdef int enter_ring(self) except -1:
-        if self.config is None:
-            if self.closed:
-                self.refuse()
-            raise InvalidArgument("the queue is not configured; call configure() first")
-        return self.enter()
-
-    cdef int enter_push(self) except -1:
-        """As enter_ring, but chains that are held may be returned on a broken queue."""
-        if self.config is None or self.closed or self.busy:
-            return self.enter_ring()
-        return 0
+    cdef int refuse_unset(self) except -1:
+        if self.closed:
+            self.refuse()
+        raise InvalidArgument("the queue is not configured; call configure() first")
 
     # -- chains --------------------------------------------------------------------------------
 
@@ -298,10 +175,24 @@ cdef class DeviceQueue(QueueSide):
 
         Raises as :meth:`pop`. (Fuchsia VirtioQueue::NextChain)
         """
+        cdef vring_desc desc
+        cdef uint32_t id = 0
+        cdef uint32_t n = 1
+        cdef const vring_desc* descs = &desc
+        cdef int got
         self.enter_ring()
-        if self.pop_rows(self.one, 1) == 0:
+        if self.packed:
+            got = device_pop_one(&self.pack, &desc, &id)
+        else:
+            got = device_pop_one(&self.split, &desc, &id)
+        if got == ONE_LEFT:
+            got = ONE_DONE if self.pop_rows(self.one, 1) else ONE_NONE
+            descs = self.one.cols.desc
+            n = self.one.cols.offsets[1]
+            id = self.one.cols.id[0]
+        if got == ONE_NONE:
             return None
-        return make_chain(self, self.one, self.generation)
+        return make_chain(self, descs, n, id, self.generation)
 
     def return_(self, Chain chain not None, written=None) -> None:
         """Complete a chain; the driver sees it at once. :meth:`signal` tells it.
@@ -311,19 +202,26 @@ cdef class DeviceQueue(QueueSide):
         to the ring before a reset, or a length that is too large. (Fuchsia VirtioQueue::Return)
         """
         cdef uint32_t id = chain.id
-        cdef uint32_t length
+        cdef uint32_t length = chain.wrote
+        cdef int64_t value
+        cdef int over = 0
+        cdef int done
         self.enter_push()
         if chain.queue is not self or chain.generation != self.generation or chain.returned:
             raise InvalidArgument(
                 f"{self.config.label}: {chain!r} is not a chain that this queue has out"
             )
-        if written is None:
-            length = chain.wrote
-        elif 0 <= written <= 0xFFFFFFFF:
-            length = written
+        if written is not None:
+            value = PyLong_AsLongLongAndOverflow(written, &over)
+            if over or not 0 <= value <= 0xFFFFFFFF:
+                raise InvalidArgument(f"written is {written}; it takes 0 to 2**32 - 1")
+            length = <uint32_t>value
+        if self.packed:
+            done = device_push_one(&self.pack, id, length)
         else:
-            raise InvalidArgument(f"written is {written}; it takes 0 to 2**32 - 1")
-        self.push_rows(&id, &length, 1, 0)
+            done = device_push_one(&self.split, id, length)
+        if done != ONE_DONE:
+            self.push_rows(&id, &length, 1, 0)
         chain.returned = True
 
     # -- notifications -------------------------------------------------------------------------
@@ -414,6 +312,7 @@ cdef class DeviceQueue(QueueSide):
         used = self.pack.used_idx | (<uint32_t>(self.pack.used_flags != 0) << 15)
         return avail | (used << 16)
 
+    @cython.always_allow_keywords(True)
     def restore(self, position) -> None:
         """Go on where :attr:`position` was taken; chains that were out then are not popped again.
 

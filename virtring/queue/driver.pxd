@@ -1,3 +1,4 @@
+cimport cython
 from libc.stdint cimport uint32_t
 
 from virtring.queue.batch cimport Batch
@@ -9,5 +10,7 @@ cdef class Virtqueue(DriverAdd):
     cdef public object priv
     cdef readonly object callback
     cdef readonly uint32_t num_max
+    cdef readonly uint32_t vring_align
 
+    @cython.final
     cdef int get_plain(self, Batch batch, size_t room, size_t* taken) noexcept nogil

@@ -1,5 +1,7 @@
+# cython: binding=False, always_allow_keywords=False, embedsignature.format=clinic
 """The driver side of a queue: Linux's virtqueue calls, one at a time and in batches."""
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from virtring.queue.driver_add cimport NOGIL_ROWS
@@ -12,8 +14,12 @@ from virtring.ring.packed_driver cimport (
 from virtring.ring.split_driver cimport (
     split_disable_cb, split_enable_cb_delayed, split_enable_cb_prepare, split_poll,
 )
+from virtring.spec.ring cimport VRING_DESC_F_WRITE
 
 from virtring.errors import InvalidArgument, NotSupported, QueueClosed
+
+# "The token is the buffer itself."
+cdef object SAME = object()
 
 
 cdef class Virtqueue(DriverAdd):
@@ -34,7 +40,7 @@ cdef class Virtqueue(DriverAdd):
 
     def __cinit__(
         self, memory, config, *, vdev=None, weak_barriers=True, context=False, notify=None,
-        callback=None, num_max=0, blocks=()
+        callback=None, num_max=0, vring_align=0, blocks=()
     ):
         self.memory = memory
         self.vdev = vdev
@@ -44,7 +50,33 @@ cdef class Virtqueue(DriverAdd):
         self.callback = callback
         self.callbacks = callback is not None
         self.num_max = num_max or config.size
+        self.vring_align = vring_align
         self.setup(config, list(blocks))
+
+    # -- one at a time: not in a base class, because the interpreter calls a class's own faster ----
+
+    def add_outbuf(self, sg, data=SAME) -> None:
+        """Add a buffer, or a list of them, for the device to read. (``virtqueue_add_outbuf``)"""
+        if type(sg) is list or type(sg) is tuple:
+            self.add_chain(sg, (), sg if data is SAME else data, None, False, False)
+        else:
+            self.add_one(sg, 0, sg if data is SAME else data, None)
+
+    def add_inbuf(self, sg, data=SAME) -> None:
+        """Add a buffer, or a list of them, for the device to write. (``virtqueue_add_inbuf``)"""
+        if type(sg) is list or type(sg) is tuple:
+            self.add_chain((), sg, sg if data is SAME else data, None, False, False)
+        else:
+            self.add_one(sg, VRING_DESC_F_WRITE, sg if data is SAME else data, None)
+
+    def kick_prepare(self) -> bool:
+        """Whether the device wants to be told of what was added since the last time.
+
+        If so, :meth:`notify` it; the two are apart so that a lock can be left in between. Has a
+        full memory barrier. (Linux ``virtqueue_kick_prepare``)
+        """
+        self.enter()
+        return self.wants_kick()
 
     # -- taking back ---------------------------------------------------------------------------
 
@@ -122,6 +154,7 @@ cdef class Virtqueue(DriverAdd):
             self.break_now(code, taken != 0)
         return taken
 
+    @cython.final
     cdef int get_plain(self, Batch batch, size_t room, size_t* taken) noexcept nogil:
         if self.packed:
             return driver_get(&self.pack, batch.cols.token, batch.cols.written, room, taken)
@@ -151,6 +184,7 @@ cdef class Virtqueue(DriverAdd):
             return packed_enable_cb_prepare(&self.pack)
         return split_enable_cb_prepare(&self.split)
 
+    @cython.always_allow_keywords(True)
     def poll(self, last_used_idx) -> bool:
         """Whether something was used since :meth:`enable_cb_prepare` gave ``last_used_idx``.
 
@@ -192,7 +226,11 @@ cdef class Virtqueue(DriverAdd):
         inside a call nobody can look: then the callback, which waits for that thread, is called
         all the same. (Linux ``vring_interrupt``)
         """
-        if self.broken or self.closed or not (self.busy or self.more_used):
+        if self.broken or self.closed:
+            return False
+        # While another thread is inside without the GIL nobody can look; one call too many does no
+        # harm, one too few may be the last.
+        if not self.busy and not self.more_used:
             return False
         if self.s.event_idx:
             self.s.event_triggered = True

@@ -1,24 +1,21 @@
 """The driver side of a queue, first half: adding buffers and telling the device of them."""
 
+cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from virtring.memory.pool cimport Buffer
 from virtring.memory.table cimport PERM_READ, PERM_WRITE
 from virtring.ring.common cimport VR_NEED_TABLE, VR_NO_SPACE, VR_OK, in_memory
 from virtring.ring.driver cimport (
     check_chain, driver_add_chains, driver_add_one, driver_add_rows, driver_check_rows,
 )
-from virtring.ring.packed_driver cimport packed_kick_prepare
-from virtring.ring.split_driver cimport split_kick_prepare
 from virtring.spec.ring cimport VRING_DESC_F_WRITE, vring_desc
 
 from virtring.errors import AddressError, InvalidArgument, NoSpace
 
 cdef enum:
-    # Where Linux makes a driver kick, before num_added could outgrow its 16 bits.
+    # Where Linux (virtqueue_add) makes a driver kick, before num_added could outgrow its 16 bits.
     KICK_AT = 0xFFFF
-
-# "The token is the buffer itself."
-cdef object SAME = object()
 
 
 cdef class DriverAdd(DriverRing):
@@ -35,22 +32,18 @@ cdef class DriverAdd(DriverRing):
             " free; take used buffers with get_buf() first"
         )
 
-    cdef int count_added(self) except -1:
-        """A buffer was added: force a kick before num_added overflows (Linux virtqueue_add)."""
-        if self.s.num_added >= KICK_AT:
-            self.kick()
-        return 0
-
     cdef int add_one(self, object sg, uint16_t flags, object data, object ctx) except -1:
         """Add a buffer of one descriptor."""
         cdef uint64_t addr = 0
         cdef uint32_t length = 0
         cdef uint32_t id
         self.enter()
-        if data is SAME:
-            data = sg
         self.check_token(data, ctx)
-        self.resolve(sg, flags != 0, &addr, &length)
+        if type(sg) is Buffer and (<Buffer>sg).block.memory is self.memory:
+            addr = (<Buffer>sg).addr
+            length = (<Buffer>sg).size if flags else (<Buffer>sg).used
+        else:
+            self.resolve(sg, flags != 0, &addr, &length)
         if length == 0:
             raise InvalidArgument(f"{self.config.label}: {sg!r} is empty; it takes 1 byte or more")
         if not in_memory(
@@ -68,7 +61,8 @@ cdef class DriverAdd(DriverRing):
             driver_add_one(&self.pack, addr, length, id, flags)
         else:
             driver_add_one(&self.split, addr, length, id, flags)
-        self.count_added()
+        if self.s.num_added >= KICK_AT:
+            self.kick()
         return 0
 
     cdef int add_chain(
@@ -132,7 +126,8 @@ cdef class DriverAdd(DriverRing):
             self.s.force_direct = False
             self.recall(id)
             self.refuse_full(<uint32_t>n, len(out_sgs) != 0)
-        self.count_added()
+        if self.s.num_added >= KICK_AT:
+            self.kick()
         return 0
 
     def virtqueue_add(
@@ -153,20 +148,6 @@ cdef class DriverAdd(DriverRing):
     def add_sgs(self, out_sgs, in_sgs, data) -> None:
         """:meth:`virtqueue_add` of lists of buffers. (Linux ``virtqueue_add_sgs``)"""
         self.add_chain(out_sgs, in_sgs, data, None, False, False)
-
-    def add_outbuf(self, sg, data=SAME) -> None:
-        """Add a buffer, or a list of them, for the device to read. (``virtqueue_add_outbuf``)"""
-        if type(sg) is list or type(sg) is tuple:
-            self.add_chain(sg, (), sg if data is SAME else data, None, False, False)
-        else:
-            self.add_one(sg, 0, data, None)
-
-    def add_inbuf(self, sg, data=SAME) -> None:
-        """Add a buffer, or a list of them, for the device to write. (``virtqueue_add_inbuf``)"""
-        if type(sg) is list or type(sg) is tuple:
-            self.add_chain((), sg, sg if data is SAME else data, None, False, False)
-        else:
-            self.add_one(sg, VRING_DESC_F_WRITE, data, None)
 
     def add_inbuf_ctx(self, sg, data, ctx) -> None:
         """:meth:`add_inbuf` with a context, which :meth:`get_buf_ctx` gives back.
@@ -190,7 +171,7 @@ cdef class DriverAdd(DriverRing):
 
     # -- adding, batched -----------------------------------------------------------------------
 
-    cdef object add_rows(self, Batch batch, object start, object count, uint16_t flags):
+    cdef object add_rows(self, Batch batch, Py_ssize_t start, object count, uint16_t flags):
         cdef size_t first = 0
         cdef size_t end = 0
         cdef size_t n
@@ -229,6 +210,7 @@ cdef class DriverAdd(DriverRing):
             self.raise_fault(code)
         return n
 
+    @cython.final
     cdef int add_checked(self, Batch batch, size_t first, size_t n, uint16_t flags) noexcept nogil:
         cdef const vring_desc* sg = batch.cols.desc + first
         cdef const uint64_t* token = batch.cols.token + first
@@ -238,7 +220,7 @@ cdef class DriverAdd(DriverRing):
             )
         return driver_add_rows(&self.split, &self.table.table, sg, token, n, flags)
 
-    def add_outbuf_batch(self, Batch batch not None, start=0, count=None) -> int:
+    def add_outbuf_batch(self, Batch batch not None, Py_ssize_t start=0, count=None) -> int:
         """Add rows of one device-readable descriptor each: ``addr``, ``len``, ``token`` of row i.
 
         Rows ``start`` to ``start + count``, by default up to ``batch.count``. All are checked
@@ -247,11 +229,11 @@ cdef class DriverAdd(DriverRing):
         """
         return self.add_rows(batch, start, count, 0)
 
-    def add_inbuf_batch(self, Batch batch not None, start=0, count=None) -> int:
+    def add_inbuf_batch(self, Batch batch not None, Py_ssize_t start=0, count=None) -> int:
         """:meth:`add_outbuf_batch` for device-writable buffers."""
         return self.add_rows(batch, start, count, VRING_DESC_F_WRITE)
 
-    def add_sgs_batch(self, Batch batch not None, start=0, count=None) -> int:
+    def add_sgs_batch(self, Batch batch not None, Py_ssize_t start=0, count=None) -> int:
         """Add chains: row i has the descriptors ``offsets[i]`` to ``offsets[i + 1] - 1``.
 
         ``flags`` of a descriptor is 2 (``VRING_DESC_F_WRITE``) when the device may write it; such
@@ -301,11 +283,6 @@ cdef class DriverAdd(DriverRing):
 
     # -- telling the device --------------------------------------------------------------------
 
-    cdef bint wants_kick(self) noexcept:
-        if self.packed:
-            return packed_kick_prepare(&self.pack)
-        return split_kick_prepare(&self.split)
-
     cdef bint do_notify(self) except -1:
         if self.broken or self.closed:
             return False
@@ -314,15 +291,6 @@ cdef class DriverAdd(DriverRing):
             self.broken = True
             return False
         return True
-
-    def kick_prepare(self) -> bool:
-        """Whether the device wants to be told of what was added since the last time.
-
-        If so, :meth:`notify` it; the two are apart so that a lock can be left in between. Has a
-        full memory barrier. (Linux ``virtqueue_kick_prepare``)
-        """
-        self.enter()
-        return self.wants_kick()
 
     def notify(self) -> bool:
         """Call the queue's ``notify(vq)``; False, and a broken queue, when that gives False.

@@ -1,9 +1,11 @@
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+cimport cython
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
 
 from virtring.queue.batch cimport Batch
 from virtring.queue.side cimport QueueSide
-from virtring.queue.tokens cimport token_set
-from virtring.ring.common cimport driver_side
+from virtring.queue.tokens cimport token_add, token_remove, token_set
+from virtring.ring.common cimport VR_OK, driver_side
+from virtring.ring.driver cimport driver_get_one
 from virtring.ring.packed_driver cimport packed_driver
 from virtring.ring.split_driver cimport split_driver
 
@@ -29,9 +31,48 @@ cdef class DriverRing(QueueSide):
     cdef int clear_state(self) except -1
     cdef void free_state(self) noexcept
     cdef int resolve(self, object sg, bint write, uint64_t* addr, uint32_t* length) except -1
-    cdef int check_token(self, object data, object ctx) except -1
-    cdef int remember(self, uint32_t id, object data, object ctx) except -1
-    cdef object recall(self, uint32_t id)
+    cdef int refuse_token(self, object data, bint twice) except -1
     cdef int give_table(self) except -1
-    cdef int get_one(self, uint64_t* token, uint32_t* written) except -1
     cdef object detach_one(self)
+
+    @cython.final
+    cdef inline int check_token(self, object data, object ctx) except -1:
+        if data is None or (ctx is not None and not self.context):
+            self.refuse_token(data, False)
+        return 0
+
+    @cython.final
+    cdef inline int remember(self, uint32_t id, object data, object ctx) except -1:
+        """Keep the token of the buffer about to get ``id``; raises when it is in flight already."""
+        if not token_add(&self.in_use, <uintptr_t><void*>data):
+            self.refuse_token(data, True)
+        self.tokens[id] = data
+        if ctx is not None:
+            self.contexts[id] = ctx
+        self.n_objects += 1
+        return 0
+
+    @cython.final
+    cdef inline object recall(self, uint32_t id):
+        """The object token of a buffer that came back, or None where it was a number."""
+        cdef object data = self.tokens[id]
+        if data is not None:
+            self.tokens[id] = None
+            if self.contexts is not None:
+                self.last_context, self.contexts[id] = self.contexts[id], None
+            token_remove(&self.in_use, <uintptr_t><void*>data)
+            self.n_objects -= 1
+        return data
+
+    @cython.final
+    cdef inline int get_one(self, uint64_t* token, uint32_t* written) except -1:
+        """Take one used buffer; 0 when there is none. Breaks the queue on a bad entry."""
+        cdef bint taken = False
+        cdef int code
+        if self.packed:
+            code = driver_get_one(&self.pack, token, written, &taken)
+        else:
+            code = driver_get_one(&self.split, token, written, &taken)
+        if code != VR_OK:
+            self.break_now(code, False)
+        return taken

@@ -12,9 +12,7 @@ from libc.string cimport memset
 
 from virtring.memory.barriers cimport store16, swap16
 from virtring.memory.pool cimport Block, Buffer
-from virtring.queue.tokens cimport token_add, token_remove
-from virtring.ring.common cimport VR_OK, buf_state, indirect_table, note_extra, note_ndesc
-from virtring.ring.driver cimport driver_get_one
+from virtring.ring.common cimport buf_state, indirect_table, note_extra, note_ndesc
 from virtring.ring.packed_common cimport AVAIL_USED
 from virtring.ring.packed_driver cimport packed_disable_cb
 from virtring.ring.split_driver cimport split_disable_cb
@@ -175,40 +173,17 @@ cdef class DriverRing(QueueSide):
             PyBuffer_Release(&view)
         return 0
 
-    cdef int check_token(self, object data, object ctx) except -1:
+    cdef int refuse_token(self, object data, bint twice) except -1:
+        if twice:
+            raise InvalidArgument(
+                f"{self.config.label}: the token {data!r} already stands for a buffer in flight"
+            )
         if data is None:
             raise InvalidArgument(
                 f"{self.config.label}: the token is None; it takes any other object, by default the"
                 " buffer"
             )
-        if ctx is not None and not self.context:
-            raise InvalidArgument(
-                f"{self.config.label}: a ctx needs a queue made with context=True"
-            )
-        return 0
-
-    cdef int remember(self, uint32_t id, object data, object ctx) except -1:
-        """Keep the token of the buffer about to get ``id``; raises when it is in flight already."""
-        if not token_add(&self.in_use, <uintptr_t><void*>data):
-            raise InvalidArgument(
-                f"{self.config.label}: the token {data!r} already stands for a buffer in flight"
-            )
-        self.tokens[id] = data
-        if ctx is not None:
-            self.contexts[id] = ctx
-        self.n_objects += 1
-        return 0
-
-    cdef object recall(self, uint32_t id):
-        """The object token of a buffer that came back, or None where it was a number."""
-        cdef object data = self.tokens[id]
-        if data is not None:
-            self.tokens[id] = None
-            if self.contexts is not None:
-                self.last_context, self.contexts[id] = self.contexts[id], None
-            token_remove(&self.in_use, <uintptr_t><void*>data)
-            self.n_objects -= 1
-        return data
+        raise InvalidArgument(f"{self.config.label}: a ctx needs a queue made with context=True")
 
     cdef int give_table(self) except -1:
         """After VR_NEED_TABLE: an indirect table for that id to keep, or direct for this chain."""
@@ -231,18 +206,6 @@ cdef class DriverRing(QueueSide):
         self.s.tables[id].addr = block.addr
         self.s.tables[id].capacity = capacity
         return 0
-
-    cdef int get_one(self, uint64_t* token, uint32_t* written) except -1:
-        """Take one used buffer; 0 when there is none. Breaks the queue on a bad entry."""
-        cdef bint taken = False
-        cdef int code
-        if self.packed:
-            code = driver_get_one(&self.pack, token, written, &taken)
-        else:
-            code = driver_get_one(&self.split, token, written, &taken)
-        if code != VR_OK:
-            self.break_now(code, False)
-        return taken
 
     cdef object detach_one(self):
         """Token of a buffer the device will not use any more, or None; works on a broken queue."""
@@ -267,7 +230,7 @@ cdef class DriverRing(QueueSide):
             data = st.token
         self.s.num_free += note_ndesc(st.note)
         self.s.in_flight -= 1
-        tail = note_extra(st.note)
+        tail = id ^ note_extra(st.note)
         st.note = 0
         if not self.s.in_order:
             self.s.next[tail] = self.s.free_head

@@ -68,7 +68,7 @@ cdef dict _driver_state(Virtqueue vq):
         id = vq.s.order_head
         while len(order) < vq.s.in_flight and vq.s.state[id].note:
             order.append(id)
-            id = vq.s.next[note_extra(vq.s.state[id].note)]
+            id = vq.s.next[id ^ note_extra(vq.s.state[id].note)]
     state = {
         "num_free": vq.s.num_free,
         "in_flight": vq.s.in_flight,

@@ -41,8 +41,14 @@ cdef enum:
     VR_ROW_ZERO_LENGTH = 44
     VR_ROW_WRITTEN = 45
     VR_ROW_FLAGS = 46
+    VR_ROW_BYTES = 47
     # Not errors: what the caller has to provide before it tries again.
     VR_NEED_TABLE = 60      # an indirect table for the chain at fault.pos with fault.val entries
+
+# Note words of buffers of one descriptor, without in_len; see note_word().
+cdef enum:
+    SINGLE = 1              # the driver's
+    HELD_SINGLE = 1 | 1 << 16   # the device's, HELD
 
 # Where and what, beside a result code: position or row, offending value, second value.
 ctypedef struct ring_fault:
@@ -169,21 +175,36 @@ cdef inline char* host_of_hot(const guest_range* hot, uint64_t addr) noexcept no
 cdef inline uint64_t note_word(uint32_t in_len, uint32_t ndesc, uint32_t extra) noexcept nogil:
     """in_len: bytes the device may write. ndesc: ring descriptors, never 0 while outstanding.
 
-    extra: the driver keeps the last id of the chain there, where the free list is joined again.
+    extra: the device keeps HELD or DONE there; the driver the last id of the chain, where the free
+    list is joined again, as its difference (by XOR) from the chain's own id. So everything but
+    in_len is a constant for a buffer of one descriptor, which the loops for these rely on.
     """
-    return <uint64_t>in_len | (<uint64_t>ndesc << 32) | (<uint64_t>extra << 48)
+    return <uint64_t>(ndesc | (extra << 16)) | (<uint64_t>in_len << 32)
 
 
 cdef inline uint32_t note_in_len(uint64_t note) noexcept nogil:
-    return <uint32_t>note
+    return <uint32_t>(note >> 32)
 
 
 cdef inline uint32_t note_ndesc(uint64_t note) noexcept nogil:
-    return <uint32_t>(note >> 32) & 0xFFFF
+    return <uint32_t>note & 0xFFFF
 
 
 cdef inline uint32_t note_extra(uint64_t note) noexcept nogil:
-    return <uint32_t>(note >> 48)
+    return <uint32_t>note >> 16
+
+
+cdef inline bint inside(
+    uint64_t addr, uint64_t length, uint64_t base, uint64_t size
+) noexcept nogil:
+    """Whether a buffer that is not empty lies inside the range; length is below 2^32.
+
+    ``last`` is where its last byte would be. It is below ``off`` when the sum went beyond 2^64, or
+    beyond the range's end, and so it is for length 0.
+    """
+    cdef uint64_t off = addr - base
+    cdef uint64_t last = off + (length - 1)
+    return last >= off and last < size
 
 
 cdef inline void put_row(

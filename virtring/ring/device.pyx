@@ -10,10 +10,11 @@ from virtring.memory.barriers cimport load16, load64, store16, store64, store64_
 from virtring.memory.table cimport PERM_RW, guest_table
 from virtring.ring.chain cimport chain_walk
 from virtring.ring.common cimport (
-    DONE, FREE, HELD, VR_HEAD_BUSY, VR_HEAD_RANGE, VR_NOT_HELD, VR_OK, VR_ROW_WRITTEN, batch_cols,
-    fail, note_extra, note_in_len, note_ndesc, note_word, put_row,
+    DONE, FREE, HELD, HELD_SINGLE, VR_HEAD_BUSY, VR_HEAD_RANGE, VR_NOT_HELD, VR_OK,
+    VR_ROW_WRITTEN, batch_cols, fail, inside, note_extra, note_in_len, note_ndesc, note_word,
+    put_row,
 )
-from virtring.ring.packed_common cimport AVAIL_USED, packed_word
+from virtring.ring.packed_common cimport AVAIL_USED
 from virtring.ring.packed_device cimport (
     packed_device, packed_device_publish, packed_device_rearm, packed_look, packed_look_at,
     packed_pop_chain, packed_put_used, packed_put_used_group, packed_skip_used,
@@ -61,85 +62,97 @@ cdef int _pop_chain(
         return packed_pop_chain(ring, table, cols, w, id, addr, word)
 
 
-cdef inline bint _simple(
-    uint64_t addr, uint32_t length, uint16_t flags, uint64_t base, uint64_t size
+cdef size_t _fetch_singles(
+    device_ring* ring, vring_desc* out, uint32_t* out_id, size_t room
 ) noexcept nogil:
-    """Whether a descriptor is a whole chain, direct, inside the range; length - 1 wraps for 0."""
-    return (
-        not flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)
-        and addr - base < size and <uint64_t>length - 1 < size - (addr - base)
-    )
+    """The loop of _pop_singles, alone, so that it has every register. How many rows it wrote."""
+    cdef uint64_t* held = ring.s.held
+    cdef uint64_t base = ring.s.hot.base
+    cdef uint64_t size = ring.s.hot.size
+    cdef const char* desc = ring.desc
+    cdef const char* avail_ring
+    cdef uint32_t num = ring.s.num
+    cdef uint64_t addr, word
+    cdef size_t id
+    cdef uint32_t length
+    cdef uint32_t flags, avail_flags
+    cdef size_t k = 0
+    if device_ring is split_device:
+        avail_ring = ring.avail_ring + 2 * <size_t>(ring.last_avail_idx & ring.mask)
+    else:
+        desc += 16 * <size_t>ring.last_avail_idx
+        avail_flags = ring.avail_flags
+    while k < room:
+        if device_ring is split_device:
+            id = load16(avail_ring + 2 * k)
+            if id >= num:
+                break
+            addr = load64(desc + 16 * id)
+            word = load64(desc + 16 * id + 8)
+            flags = <uint32_t>(word >> 32)
+        else:
+            word = packed_look_at(desc + 16 * k, True)
+            flags = <uint32_t>(word >> 48)
+            if (flags & AVAIL_USED) != avail_flags:
+                break
+            addr = load64(desc + 16 * k)
+            id = <uint16_t>(word >> 32)
+        length = <uint32_t>word
+        if (
+            flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)
+            or not inside(addr, length, base, size) or note_extra(held[id]) != FREE
+        ):
+            break
+        if flags & VRING_DESC_F_WRITE:
+            held[id] = note_word(length, 1, HELD)
+            put_row(out + k, addr, length, VRING_DESC_F_WRITE)
+        else:
+            held[id] = HELD_SINGLE
+            put_row(out + k, addr, length, 0)
+        out_id[k] = <uint32_t>id
+        k += 1
+    return k
 
 
 cdef size_t _pop_singles(
     device_ring* ring, batch_cols* cols, size_t row, size_t first, size_t room
 ) noexcept nogil:
-    """Pop chains of one descriptor until something else comes; rows from ``row``, descriptors from
-    ``first``. How many there were."""
-    cdef char* desc = ring.desc
-    cdef char* avail_ring = NULL
-    cdef uint64_t* held = ring.s.held
-    cdef uint64_t base = ring.s.hot.base
-    cdef uint64_t size = ring.s.hot.size
-    cdef vring_desc* out = cols.desc + first
-    cdef uint32_t* out_id = cols.id + row
-    cdef uint32_t* out_offset = cols.offsets + row + 1
-    cdef uint32_t pos = ring.last_avail_idx
-    cdef uint64_t addr, word
-    cdef uint32_t id, length
-    cdef uint16_t flags
-    cdef size_t k = 0
-    cdef size_t j
-    cdef uint32_t mask = ring.s.num - 1
-    cdef bint weak = ring.s.weak_barriers
-    cdef uint16_t avail_flags
+    """Pop chains of one descriptor until something else comes or the ring ends; rows from ``row``,
+    descriptors from ``first``. How many there were."""
+    cdef uint32_t num = ring.s.num
+    cdef uint32_t pos
+    cdef size_t k
     if ring.s.hot.perm != PERM_RW or ring.s.swap:
         return 0
     room = min(room, cols.max_desc - first)
     if device_ring is split_device:
-        avail_ring = ring.avail_ring
+        pos = ring.last_avail_idx & ring.mask
         room = min(room, split_device_ready(ring))
     else:
-        # Up to the end of the ring, and no more than can be in flight.
-        room = min(room, ring.s.num - pos, ring.s.num - ring.s.descs_held)
-        desc += 16 * <size_t>pos
-        avail_flags = ring.avail_flags
-    while k < room:
-        if device_ring is split_device:
-            id = load16(avail_ring + 2 * <size_t>((pos + <uint32_t>k) & mask))
-            if id > mask:
-                break
-            addr = load64(desc + 16 * <size_t>id)
-            word = load64(desc + 16 * <size_t>id + 8)
-            flags = <uint16_t>(word >> 32)
-            length = <uint32_t>word
-        else:
-            word = packed_look_at(desc + 16 * k, weak)
-            flags = <uint16_t>(word >> 48)
-            if (flags & AVAIL_USED) != avail_flags:
-                break
-            addr = load64(desc + 16 * k)
-            id = <uint16_t>(word >> 32)
-            length = <uint32_t>word
-        if note_extra(held[id]) != FREE or not _simple(addr, length, flags, base, size):
-            break
-        flags &= VRING_DESC_F_WRITE
-        held[id] = note_word(length if flags else 0, 1, HELD)
-        put_row(out + k, addr, length, flags)
-        out_id[k] = id
-        k += 1
-    for j in range(k):
-        out_offset[j] = <uint32_t>(first + j + 1)
+        if not ring.s.weak_barriers:
+            # A barrier for each descriptor costs more than the loop saves.
+            return 0
+        pos = ring.last_avail_idx
+        # No more than can be in flight.
+        room = min(room, num - ring.s.descs_held)
+    k = _fetch_singles(ring, cols.desc + first, cols.id + row, min(room, num - pos))
+    _count_up(cols.offsets + row + 1, <uint32_t>first + 1, k)
     if device_ring is split_device:
         ring.last_avail_idx += <uint16_t>k
     else:
         ring.s.descs_held += <uint32_t>k
-        if pos + k == ring.s.num:
+        if pos + k == num:
             ring.last_avail_idx = 0
             ring.avail_flags ^= AVAIL_USED
         else:
             ring.last_avail_idx = <uint16_t>(pos + k)
     return k
+
+
+cdef void _count_up(uint32_t* out, uint32_t start, size_t n) noexcept nogil:
+    cdef uint32_t k
+    for k in range(<uint32_t>n):
+        out[k] = start + k
 
 
 cdef int device_pop(
@@ -235,51 +248,66 @@ cdef void _undo_push(device_ring* ring, const uint32_t* id, size_t n) noexcept n
                 used_flags ^= 0x8080
 
 
-cdef size_t _push_singles(
-    device_ring* ring, const uint32_t* id, const uint32_t* written, size_t n
+cdef size_t _write_singles(
+    device_ring* ring, const uint32_t* ids, const uint32_t* written, size_t n
 ) noexcept nogil:
-    """Write used entries for chains of one ring descriptor until something else comes.
+    """The loop of _push_singles, alone, so that it has every register. How many rows it took."""
+    cdef uint64_t* held = ring.s.held
+    cdef uint32_t limit
+    cdef uint64_t note
+    cdef uint64_t unused = 0
+    cdef uint64_t used = 0
+    cdef size_t id
+    cdef uint32_t length
+    cdef char* entries
+    cdef size_t k = 0
+    if device_ring is split_device:
+        limit = ring.s.num
+        entries = ring.used_ring + 8 * <size_t>(ring.used_idx & ring.mask)
+    else:
+        limit = PACKED_IDS
+        entries = ring.desc + 16 * <size_t>ring.used_idx + 8
+        unused = <uint64_t>ring.used_flags << 48
+        used = unused | <uint64_t>VRING_DESC_F_WRITE << 48
+    while k < n:
+        id = ids[k]
+        if id >= limit:
+            break
+        note = held[id]
+        length = written[k]
+        if <uint32_t>note != HELD_SINGLE or length > note_in_len(note):
+            break
+        if device_ring is split_device:
+            store64_any(entries + 8 * k, <uint64_t>id | (<uint64_t>length << 32))
+        else:
+            # WRITE says that the length counts (2.8.21).
+            store64(
+                entries + 16 * k, (<uint64_t>id << 32) | (used | length if length else unused)
+            )
+        held[id] = note ^ (HELD ^ FREE) << 16
+        k += 1
+    return k
+
+
+cdef size_t _push_singles(
+    device_ring* ring, const uint32_t* ids, const uint32_t* written, size_t n
+) noexcept nogil:
+    """Write used entries for chains of one ring descriptor until something else comes or the ring
+    ends.
 
     A loop of its own: positions run on by themselves, so no step waits for the one before.
     """
-    cdef uint64_t* held = ring.s.held
     cdef uint32_t num = ring.s.num
-    cdef uint32_t ids = num
-    cdef uint32_t pos = ring.used_idx
-    cdef uint64_t note
-    cdef uint32_t length
-    cdef char* entry = NULL
-    cdef uint16_t used_flags = 0
-    cdef size_t k = 0
-    if device_ring is packed_device:
-        ids = PACKED_IDS
-        n = min(n, num - pos)
-        entry = ring.desc + 16 * <size_t>pos + 8
-        used_flags = ring.used_flags
+    cdef uint32_t pos
+    cdef size_t k
+    if device_ring is split_device:
+        pos = ring.used_idx & ring.mask
+    else:
         if ring.first == NULL:
             # The batch's first one is left to packed_put_used, which holds it back.
             return 0
-    while k < n:
-        if id[k] >= ids:
-            break
-        note = held[id[k]]
-        length = written[k]
-        if note_extra(note) != HELD or note_ndesc(note) != 1 or length > note_in_len(note):
-            break
-        if device_ring is split_device:
-            store64_any(
-                ring.used_ring + 8 * <size_t>((pos + <uint32_t>k) & (num - 1)),
-                <uint64_t>id[k] | (<uint64_t>length << 32),
-            )
-        else:
-            store64(
-                entry + 16 * k,
-                packed_word(
-                    length, <uint16_t>id[k], used_flags | (VRING_DESC_F_WRITE if length else 0)
-                ),
-            )
-        held[id[k]] = note_word(note_in_len(note), 1, FREE)
-        k += 1
+        pos = ring.used_idx
+    k = _write_singles(ring, ids, written, min(n, num - pos))
     if device_ring is split_device:
         ring.used_idx += <uint16_t>k
     elif pos + k == num:

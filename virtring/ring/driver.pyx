@@ -2,28 +2,28 @@
 
 Buffers of one descriptor, the common case, go through loops of their own (_put_rows, _get_singles)
 that fit into the registers; everything else, foreign endianness too, takes the one-step primitives.
+What is done for one buffer at a time is in driver.pxd.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
-from virtring.memory.barriers cimport load64_any, store16, store64
+from virtring.memory.barriers cimport copy_desc, load64_any, store16, store64
 from virtring.memory.table cimport PERM_READ, PERM_WRITE, guest_table
 from virtring.ring.common cimport (
-    VR_NO_SPACE, VR_OK, VR_ROW_ADDRESS, VR_ROW_FLAGS, VR_ROW_ORDER, VR_ROW_SIZE,
-    VR_ROW_ZERO_LENGTH, batch_cols, buf_state, driver_side, fail, in_memory, note_in_len,
+    SINGLE, VR_NO_SPACE, VR_OK, VR_ROW_ADDRESS, VR_ROW_BYTES, VR_ROW_FLAGS, VR_ROW_ORDER,
+    VR_ROW_SIZE, VR_ROW_ZERO_LENGTH, batch_cols, buf_state, driver_side, fail, in_memory, inside, note_in_len,
     note_ndesc, note_word,
 )
-from virtring.ring.packed_common cimport AVAIL_USED, packed_word
+from virtring.ring.packed_common cimport AVAIL_USED
 from virtring.ring.packed_driver cimport (
-    packed_driver, packed_get_word, packed_get_word_in_order, packed_publish,
-    packed_put_chain, packed_put_one, packed_rearm, packed_used_word, packed_used_word_at,
-    packed_word_used,
+    packed_publish, packed_put_chain, packed_put_one, packed_rearm,
+    packed_used_word_at,
 )
 from virtring.ring.split_driver cimport (
-    split_driver, split_driver_look, split_driver_ready, split_get_one, split_get_one_in_order,
-    split_publish, split_put_chain, split_put_desc, split_put_one, split_rearm,
+    split_driver, split_driver_look, split_driver_ready, split_publish, split_put_chain,
+    split_put_one, split_rearm,
 )
-from virtring.spec.ring cimport VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_AVAIL, vring_desc
+from virtring.spec.ring cimport VRING_DESC_F_WRITE, vring_desc
 
 
 cdef int check_chain(
@@ -33,6 +33,7 @@ cdef int check_chain(
     cdef size_t k
     cdef bint write
     cdef bint writable = False
+    cdef uint64_t total = 0
     if n == 0 or n > s.num:
         return fail(&s.fault, VR_ROW_SIZE, row, n, s.num)
     for k in range(n):
@@ -47,105 +48,97 @@ cdef int check_chain(
             return fail(&s.fault, VR_ROW_ZERO_LENGTH, row, sg[k].addr, 0)
         if not in_memory(&s.hot, table, sg[k].addr, sg[k].len, PERM_WRITE if write else PERM_READ):
             return fail(&s.fault, VR_ROW_ADDRESS, row, sg[k].addr, sg[k].len)
+        total += sg[k].len
+    if total > <uint64_t>1 << 32:   # virtio 1.4, 2.7.5.2 and 2.8.6
+        return fail(&s.fault, VR_ROW_BYTES, row, <int64_t>total, <int64_t>1 << 32)
     return VR_OK
 
 
-cdef int _check_row(
-    driver_side* s, const guest_table* table, uint64_t addr, uint32_t length, size_t row,
-    uint32_t perm
+cdef int driver_check_rows(
+    driver_side* s, const guest_table* table, const vring_desc* sg, size_t first, size_t n,
+    uint16_t flags
 ) noexcept nogil:
-    """The exact check of one buffer, when it is not inside the range that served the last one."""
-    if length == 0:
-        return fail(&s.fault, VR_ROW_ZERO_LENGTH, row, addr, 0)
-    if not in_memory(&s.hot, table, addr, length, perm):
-        return fail(&s.fault, VR_ROW_ADDRESS, row, addr, length)
+    """Check buffers of one descriptor each, from row ``first`` to before row ``n``.
+
+    One that is empty or outside the memory is told by its row.
+    """
+    cdef uint32_t perm = PERM_WRITE if flags & VRING_DESC_F_WRITE else PERM_READ
+    cdef uint64_t base, size
+    cdef size_t i = first
+    while i < n:
+        base = s.hot.base
+        size = s.hot.size if s.hot.perm & perm else 0
+        while inside(sg[i].addr, sg[i].len, base, size):
+            i += 1
+            if i == n:
+                return VR_OK
+        # Not inside the range that served the last one: the exact check.
+        if sg[i].len == 0:
+            return fail(&s.fault, VR_ROW_ZERO_LENGTH, i, sg[i].addr, 0)
+        if not in_memory(&s.hot, table, sg[i].addr, sg[i].len, perm):
+            return fail(&s.fault, VR_ROW_ADDRESS, i, sg[i].addr, sg[i].len)
+        i += 1
     return VR_OK
 
 
-cdef void _undo_rows(driver_ring* ring, size_t n) noexcept nogil:
-    """Forget n buffers of one descriptor that were put but not published; ring is as before."""
-    cdef size_t _
-    cdef uint32_t idx
-    cdef uint16_t flags
-    cdef uint16_t id = ring.s.free_head
-    for _ in range(n):
-        ring.s.state[id].note = 0
-        id = ring.s.next[id]
-    if driver_ring is packed_driver:
-        # Behind the first descriptor they look available, and would come to light with the next
-        # publish: make them look used in the previous lap again. The slots are ours.
-        idx = ring.next_avail_idx
-        flags = ring.avail_used_flags
-        for _ in range(n):
-            store16(
-                ring.desc + 16 * <size_t>idx + 14, 0 if flags & VRING_PACKED_DESC_F_AVAIL
-                else AVAIL_USED
-            )
-            idx += 1
-            if idx == ring.s.num:
-                idx = 0
-                flags ^= AVAIL_USED
-
-
-cdef size_t _put_rows(
+cdef inline size_t _put_rows(
     driver_ring* ring, const vring_desc* sg, const uint64_t* token, size_t n, uint16_t flags
 ) noexcept nogil:
-    """Put buffers of one descriptor until one is not inside the hot range, or a packed ring ends.
+    """Put checked buffers of one descriptor until the ring ends; ``flags`` is a constant.
 
     Nothing is published; num_free and the other counts are the caller's.
     """
-    cdef uint32_t perm = PERM_WRITE if flags & VRING_DESC_F_WRITE else PERM_READ
-    cdef uint64_t base = ring.s.hot.base
-    cdef uint64_t size = ring.s.hot.size if ring.s.hot.perm & perm else 0
     cdef buf_state* state = ring.s.state
     cdef const uint16_t* link = ring.s.next
     cdef char* desc = ring.desc
-    cdef char* avail_ring = NULL
-    cdef uint32_t mask = ring.s.num - 1
-    cdef uint32_t id = ring.s.free_head
-    cdef uint32_t writable = 0xFFFFFFFF if flags & VRING_DESC_F_WRITE else 0
+    cdef char* avail_ring
+    cdef uint32_t num = ring.s.num
+    cdef size_t id = ring.s.free_head
     cdef uint32_t pos
-    cdef uint64_t addr, off
-    cdef uint32_t length
+    cdef uint64_t bits
     cdef size_t k = 0
+    if ring.s.swap:
+        return 0
     if driver_ring is split_driver:
-        pos = ring.avail_idx
-        avail_ring = ring.avail_ring
-        if ring.s.swap:
-            return 0
+        pos = ring.avail_idx & ring.mask
+        avail_ring = ring.avail_ring + 2 * <size_t>pos
     else:
         pos = ring.next_avail_idx
-        n = min(n, ring.s.num - pos)
         desc += 16 * <size_t>pos
-        flags |= ring.avail_used_flags
+        bits = <uint64_t>(flags | ring.avail_used_flags) << 48
+    n = min(n, num - pos)
     while k < n:
-        addr = sg[k].addr
-        length = sg[k].len
-        off = addr - base
-        # length - 1 wraps for 0, which sends an empty buffer to the exact check too.
-        if off >= size or <uint64_t>length - 1 >= size - off:
-            break
         if driver_ring is split_driver:
-            split_put_desc(desc + 16 * <size_t>id, addr, length, flags, 0, False)
-            store16(
-                avail_ring + 2 * <size_t>((pos + <uint32_t>k) & mask), <uint16_t>id
-            )
+            copy_desc(desc + 16 * id, sg + k, 0xFFFFFFFF, <uint64_t>flags << 32)
+            store16(avail_ring + 2 * k, <uint16_t>id)
         else:
-            store64(desc + 16 * k, addr)
-            store64(desc + 16 * k + 8, packed_word(length, <uint16_t>id, flags))
+            store64(desc + 16 * k, sg[k].addr)
+            store64(desc + 16 * k + 8, sg[k].len | (<uint64_t>id << 32) | bits)
         state[id].token = token[k]
-        state[id].note = note_word(length & writable, 1, id)
+        state[id].note = note_word(sg[k].len if flags & VRING_DESC_F_WRITE else 0, 1, 0)
         id = link[id]
         k += 1
     ring.s.free_head = <uint16_t>id
     if driver_ring is split_driver:
-        ring.avail_idx += <uint16_t>k
-    elif pos + k == ring.s.num:
+        ring.avail_idx += <uint16_t>n
+    elif pos + n == num:
         ring.next_avail_idx = 0
         ring.avail_used_flags ^= AVAIL_USED
     else:
-        ring.next_avail_idx = <uint16_t>(pos + k)
-    return k
+        ring.next_avail_idx = <uint16_t>(pos + n)
+    return n
+
+
+cdef size_t _put_readable(
+    driver_ring* ring, const vring_desc* sg, const uint64_t* token, size_t n
+) noexcept nogil:
+    return _put_rows(ring, sg, token, n, 0)
+
+
+cdef size_t _put_writable(
+    driver_ring* ring, const vring_desc* sg, const uint64_t* token, size_t n
+) noexcept nogil:
+    return _put_rows(ring, sg, token, n, VRING_DESC_F_WRITE)
 
 
 cdef int driver_add_rows(
@@ -154,29 +147,24 @@ cdef int driver_add_rows(
 ) noexcept nogil:
     """Add n buffers of one descriptor each (flags: WRITE or 0) and publish them at once.
 
-    n is at most num_free. A buffer that is empty or outside the memory is told by its row, and
-    nothing was added then.
+    n is at most num_free. All are checked first: driver_check_rows says what is wrong with one, and
+    nothing was changed then.
     """
-    cdef driver_ring old = ring[0]
-    cdef uint32_t perm = PERM_WRITE if flags & VRING_DESC_F_WRITE else PERM_READ
     cdef size_t i = 0
-    cdef int code
-    if n == 0:
-        return VR_OK
+    cdef int code = driver_check_rows(&ring.s, table, sg, 0, n, flags)
+    if code != VR_OK or n == 0:
+        return code
     while i < n:
         # In a packed ring the batch's first descriptor takes this way: it has to stay unseen.
-        code = _check_row(&ring.s, table, sg[i].addr, sg[i].len, i, perm)
-        if code != VR_OK:
-            old.s.fault = ring.s.fault
-            ring[0] = old
-            _undo_rows(ring, i)
-            return code
         if driver_ring is split_driver:
             split_put_one(ring, sg[i].addr, sg[i].len, flags, token[i], ring.s.swap)
         else:
             packed_put_one(ring, sg[i].addr, sg[i].len, flags, token[i], ring.s.swap)
         i += 1
-        i += _put_rows(ring, sg + i, token + i, n - i, flags)
+        if flags & VRING_DESC_F_WRITE:
+            i += _put_writable(ring, sg + i, token + i, n - i)
+        else:
+            i += _put_readable(ring, sg + i, token + i, n - i)
     ring.s.num_free -= <uint32_t>n
     ring.s.in_flight += <uint32_t>n
     ring.s.num_added += <uint32_t>n
@@ -184,23 +172,6 @@ cdef int driver_add_rows(
         split_publish(ring, ring.s.swap)
     else:
         packed_publish(ring, ring.s.swap)
-    return VR_OK
-
-
-cdef int driver_check_rows(
-    driver_side* s, const guest_table* table, const vring_desc* sg, size_t first, size_t n,
-    uint16_t flags
-) noexcept nogil:
-    """Only the checks of driver_add_rows, for rows from ``first`` on."""
-    cdef size_t i
-    cdef int code
-    for i in range(first, n):
-        code = _check_row(
-            s, table, sg[i].addr, sg[i].len, i,
-            PERM_WRITE if flags & VRING_DESC_F_WRITE else PERM_READ,
-        )
-        if code != VR_OK:
-            return code
     return VR_OK
 
 
@@ -257,46 +228,40 @@ cdef int driver_add_chains(
     return code
 
 
-cdef size_t _get_singles(
+cdef size_t _take_singles(
     driver_ring* ring, uint64_t* token, uint32_t* written, size_t room
 ) noexcept nogil:
-    """Take used buffers of one descriptor until something else comes, or something wrong.
-
-    Positions run on by themselves, so that no step waits for the one before.
-    """
+    """The loop of _get_singles, alone, so that it has every register. How many it took."""
     cdef buf_state* state = ring.s.state
     cdef uint16_t* link = ring.s.next
     cdef uint32_t num = ring.s.num
-    cdef uint32_t pos = ring.last_used_idx
     cdef uint16_t free_head = ring.s.free_head
-    cdef char* entries
+    cdef const char* entries
     cdef uint64_t word, note
-    cdef uint32_t id, length
-    cdef bint weak = ring.s.weak_barriers
-    cdef uint16_t used_flags = 0
+    cdef size_t id
+    cdef uint32_t length
+    cdef uint32_t used_flags = 0
     cdef size_t k = 0
     if driver_ring is split_driver:
-        entries = ring.used_ring
-        room = min(room, split_driver_ready(ring))
+        entries = ring.used_ring + 8 * <size_t>(ring.last_used_idx & ring.mask)
     else:
-        entries = ring.desc + 16 * <size_t>pos
+        entries = ring.desc + 16 * <size_t>ring.last_used_idx
         used_flags = ring.used_flags
-        room = min(room, num - pos)
     while k < room:
         if driver_ring is split_driver:
-            word = load64_any(entries + 8 * <size_t>((pos + <uint32_t>k) & (num - 1)))
+            word = load64_any(entries + 8 * k)
             id = <uint32_t>word
             length = <uint32_t>(word >> 32)
         else:
-            word = packed_used_word_at(entries + 16 * k, weak)
-            if (<uint16_t>(word >> 48) & AVAIL_USED) != used_flags:
+            word = packed_used_word_at(entries + 16 * k, True)
+            if (<uint32_t>(word >> 48) & AVAIL_USED) != used_flags:
                 break
             id = <uint16_t>(word >> 32)
             length = <uint32_t>word
         if id >= num:
             break
         note = state[id].note
-        if note_ndesc(note) != 1 or length > note_in_len(note):
+        if <uint32_t>note != SINGLE or length > note_in_len(note):
             break
         link[id] = free_head
         free_head = <uint16_t>id
@@ -305,8 +270,29 @@ cdef size_t _get_singles(
         state[id].note = 0
         k += 1
     ring.s.free_head = free_head
-    _took_singles(ring, k)
     return k
+
+
+cdef size_t _get_singles(
+    driver_ring* ring, uint64_t* token, uint32_t* written, size_t room
+) noexcept nogil:
+    """Take used buffers of one descriptor until something else comes, or something wrong, or the
+    end of the ring.
+
+    Positions run on by themselves, so that no step waits for the one before.
+    """
+    cdef uint32_t pos
+    if driver_ring is split_driver:
+        pos = ring.last_used_idx & ring.mask
+        room = min(room, split_driver_ready(ring))
+    else:
+        if not ring.s.weak_barriers:
+            # A barrier for each descriptor costs more than the loop saves.
+            return 0
+        pos = ring.last_used_idx
+    room = _take_singles(ring, token, written, min(room, ring.s.num - pos))
+    _took_singles(ring, room)
+    return room
 
 
 cdef size_t _get_group(
@@ -355,34 +341,6 @@ cdef inline void _took_singles(driver_ring* ring, size_t k) noexcept nogil:
         ring.last_used_idx = <uint16_t>(ring.last_used_idx + k)
 
 
-cdef int _get_next(
-    driver_ring* ring, uint64_t* token, uint32_t* written, bint* taken
-) noexcept nogil:
-    """Take the next used buffer, whatever it is; its id is left in ``last_id``."""
-    cdef uint64_t word = 0
-    cdef int code
-    taken[0] = False
-    if driver_ring is split_driver:
-        if split_driver_ready(ring) == 0:
-            return VR_OK
-        if ring.s.in_order:
-            code = split_get_one_in_order(ring, token, written, ring.s.swap)
-        else:
-            code = split_get_one(ring, token, written, ring.s.swap)
-    else:
-        if not ring.s.group:
-            word = packed_used_word(ring)
-            if not packed_word_used(ring, word):
-                return VR_OK
-        if ring.s.in_order:
-            code = packed_get_word_in_order(ring, word, token, written)
-        else:
-            code = packed_get_word(ring, word, token, written)
-    if code == VR_OK:
-        taken[0] = True
-    return code
-
-
 cdef int driver_get(
     driver_ring* ring, uint64_t* token, uint32_t* written, size_t room, size_t* taken
 ) noexcept nogil:
@@ -401,7 +359,7 @@ cdef int driver_get(
             i += _get_singles(ring, token + i, written + i, room - i)
         if i == room:
             break
-        code = _get_next(ring, token + i, written + i, &one)
+        code = driver_get_next(ring, token + i, written + i, &one)
         if not one:
             break
         i += 1
@@ -412,42 +370,4 @@ cdef int driver_get(
         else:
             packed_rearm(ring)
     taken[0] = i
-    return code
-
-
-cdef void driver_add_one(
-    driver_ring* ring, uint64_t addr, uint32_t length, uint64_t token, uint16_t flags
-) noexcept nogil:
-    """Add and publish one buffer that the caller has checked; num_free is not 0."""
-    if driver_ring is split_driver:
-        split_put_one(ring, addr, length, flags, token, ring.s.swap)
-    else:
-        packed_put_one(ring, addr, length, flags, token, ring.s.swap)
-    ring.s.num_free -= 1
-    ring.s.in_flight += 1
-    ring.s.num_added += 1
-    if driver_ring is split_driver:
-        split_publish(ring, ring.s.swap)
-    else:
-        packed_publish(ring, ring.s.swap)
-
-
-cdef int driver_get_one(
-    driver_ring* ring, uint64_t* token, uint32_t* written, bint* taken
-) noexcept nogil:
-    """driver_get for a single buffer; its id is left in ``last_id``."""
-    cdef int code
-    taken[0] = False
-    if driver_ring is split_driver:
-        if split_driver_ready(ring) == 0:
-            code = split_driver_look(ring, ring.s.swap)
-            if code != VR_OK:
-                return code
-    code = _get_next(ring, token, written, taken)
-    if taken[0]:
-        ring.s.in_flight -= 1
-        if driver_ring is split_driver:
-            split_rearm(ring)
-        else:
-            packed_rearm(ring)
     return code

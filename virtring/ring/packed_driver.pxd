@@ -58,7 +58,7 @@ cdef inline void packed_take_id(
 ) noexcept nogil:
     cdef buf_state* st = v.s.state + id
     st.token = token
-    st.note = note_word(in_len, ndesc, id)
+    st.note = note_word(in_len, ndesc, 0)
     v.s.free_head = v.s.next[id]
 
 
@@ -226,11 +226,16 @@ cdef inline void packed_rearm(packed_driver* v) noexcept nogil:
 
 cdef inline bint packed_kick_prepare(packed_driver* v) noexcept nogil:
     """Whether the device wants to be told (Linux virtqueue_kick_prepare_packed)."""
+    # Full: pairs with the device's in packed_device_enable_notify; as in split_kick_prepare.
+    virtio_mb(v.s.weak_barriers)
+    return packed_kick_decide(v)
+
+
+cdef inline bint packed_kick_decide(packed_driver* v) noexcept nogil:
+    """packed_kick_prepare without its barrier, for who has made another kind of one."""
     cdef uint32_t added = v.s.num_added
     cdef uint32_t event
     cdef uint16_t flags
-    # Full: pairs with the device's in packed_device_enable_notify; as in split_kick_prepare.
-    virtio_mb(v.s.weak_barriers)
     v.s.num_added = 0
     # The device writes this structure: off_wrap and flags in one fetch.
     event = load32(v.device_event)

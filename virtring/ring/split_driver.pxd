@@ -62,7 +62,7 @@ cdef inline void split_take_head(
     """Note what the ring will not be asked about again."""
     cdef buf_state* st = v.s.state + head
     st.token = token
-    st.note = note_word(in_len, ndesc, tail)
+    st.note = note_word(in_len, ndesc, head ^ tail)
     v.s.free_head = v.s.next[tail]
 
 
@@ -163,7 +163,7 @@ cdef inline int split_release_id(
     v.s.num_free += note_ndesc(note)
     v.s.state[id].note = 0
     if not v.s.in_order:
-        v.s.next[note_extra(note)] = v.s.free_head
+        v.s.next[id ^ note_extra(note)] = v.s.free_head
         v.s.free_head = id
     v.last_used_idx += 1
     return VR_OK
@@ -223,7 +223,7 @@ cdef inline int split_get_one_in_order(
         return fail(&v.s.fault, VR_USED_ORDER, v.last_used_idx, v.s.group_id, head)
     else:
         length = note_in_len(note)
-    v.s.order_head = v.s.next[note_extra(note)]
+    v.s.order_head = v.s.next[head ^ note_extra(note)]
     return split_release_id(v, head, note, length, token, written)
 
 

@@ -8,6 +8,8 @@ from virtring.rpmsg.ends import DeviceBus, DriverBus
 from virtring.rpmsg.link import RpmsgLink, create_link
 from virtring.rpmsg.messages import Messages
 from virtring.rpmsg.transport import Counters
+from virtring.rpmsg.virtio_device import RpmsgDevice
+from virtring.rpmsg.virtio_driver import VirtioRpmsg
 from virtring.rpmsg.wire import (
     ADDR_ANY,
     BUF_SIZE,
@@ -34,10 +36,12 @@ __all__ = [
     "NsFlag",
     "NsMessage",
     "RpmsgBus",
+    "RpmsgDevice",
     "RpmsgDriver",
     "RpmsgFeature",
     "RpmsgLink",
     "RxBuffer",
     "TxBuffer",
+    "VirtioRpmsg",
     "create_link",
 ]

@@ -12,7 +12,6 @@ from virtring.queue.notify import EventFd, Spin
 from virtring.rpmsg.buffers import RxBuffer
 from virtring.rpmsg.channel import Channel, RpmsgDriver
 from virtring.rpmsg.endpoint import BACKLOG, BatchCallback, Callback, Endpoint
-from virtring.rpmsg.messages import Messages
 from virtring.rpmsg.transport import Counters, Transport
 from virtring.rpmsg.wire import (
     ADDR_ANY,
@@ -29,8 +28,6 @@ T = TypeVar("T")
 
 #: Channels that the other side can make us keep by announcing them.
 MAX_CHANNELS = 1024
-#: Bytes of the messages that are taken from the ring at once.
-INBOX_BYTES = 1 << 20
 
 
 class RpmsgBus(Transport):
@@ -57,11 +54,8 @@ class RpmsgBus(Transport):
         self.max_channels = MAX_CHANNELS
         self._lowest = RESERVED_ADDRESSES
         self._drops: Counter[str] = Counter()
-        self._busy = False
         self._thread = 0
-        self._later: VirtioError | None = None
-        rows = max(8, min(256, INBOX_BYTES // self.port.rx_mtu))
-        self._inbox = Messages(rows, self.port.rx_mtu)
+        self._inbox = self.port.inbox
         self._at = 0
         if self.has_ns:
             self.create_ept(self._ns_cb, NS_ADDR)
@@ -139,10 +133,10 @@ class RpmsgBus(Transport):
         done = 0
         most = self._ring_size if budget is None else budget
         with self.rx_lock:
-            self._check_rx()
-            if self._busy:
+            self._check_open()
+            if self.port.busy:
                 return 0
-            self._dispatch()
+            self.hand_out()
             while done < most:
                 try:
                     taken = self.port.recv_rows(self._inbox, self._inbox, ADDR_ANY, most - done)
@@ -150,20 +144,13 @@ class RpmsgBus(Transport):
                     if done == 0:
                         raise
                     # Somebody got something: that first.
-                    self._later = error
+                    self.port.keep_error(error)
                     break
                 if taken == 0:
                     break
                 done += taken
-                self._dispatch()
+                self.hand_out()
         return done
-
-    def _check_rx(self) -> None:
-        """Before the ring is looked at: what was found behind the last messages."""
-        self._check_open()
-        if self._later is not None:
-            error, self._later = self._later, None
-            raise error
 
     def recv_done(self) -> None:
         """The receive queue was notified: process until it is empty (Linux ``rpmsg_recv_done``).
@@ -180,7 +167,7 @@ class RpmsgBus(Transport):
 
     def wait_rx(self, attempt: Callable[[], T], timeout: float | None) -> T:
         """``attempt()`` until it gives something true, or ``timeout`` seconds are over."""
-        if timeout != 0 and self._busy and self._thread == threading.get_ident():
+        if timeout != 0 and self.port.busy and self._thread == threading.get_ident():
             raise InvalidArgument("a callback cannot wait for messages: they come after it")
         return self.rx.wait(attempt, timeout, self.spin, self._poll_rx)
 
@@ -188,47 +175,42 @@ class RpmsgBus(Transport):
         with self.rx_lock:
             return self._spin_rx(microseconds)
 
-    def receive_into(self, messages: Messages, addr: int) -> None:
-        """Take messages for ``addr`` straight from the ring; those of others are handed out."""
-        with self.rx_lock:
-            # Spelt out as far as it is short: this is the hot path.
-            ept = self.endpoints.get(addr)
-            plain = not (self.closed or self._later or self._busy or self._inbox.count)
-            if (ept is not None and not ept.waiting) if plain else self._clear_for(addr):
-                self.port.recv_rows(messages, self._inbox, addr, None)
-                if self._inbox.count:
-                    self._dispatch()
-
     def take_rx(self, addr: int) -> RxBuffer | None:
         """The next message for ``addr`` in place; those of others are handed out."""
         with self.rx_lock:
-            while self._clear_for(addr) and (buffer := self._take_rx()) is not None:
+            while self.clear_for(addr) and (buffer := self._take_rx()) is not None:
                 if buffer.dst == addr:
                     return buffer
                 row = self._inbox.append(buffer.data, buffer.src, buffer.dst)
                 self._inbox.flags[row] = buffer.flags
                 buffer.release()
-                self._dispatch()
+                self.hand_out()
         return None
 
-    def _clear_for(self, addr: int) -> bool:
-        """Whether what is in the ring may go straight to ``addr``: nothing older is on its way."""
-        self._check_rx()
-        if self._busy:
+    def clear_for(self, addr: int) -> bool:
+        """Whether what is in the ring may go straight to ``addr``: nothing older is on its way.
+
+        For endpoints, under the lock.
+        """
+        self._check_open()
+        self.port.check_later()
+        if self.port.busy:
             return False
-        if self._inbox.count:
-            self._dispatch()
+        self.hand_out()
         ept = self.endpoints.get(addr)
         return ept is not None and not ept.waiting
 
-    def _dispatch(self) -> None:
-        """Hand out the rows of the inbox; an exception leaves those behind it for the next call."""
+    def hand_out(self) -> None:
+        """Give each row of the inbox to its endpoint; under the lock.
+
+        An exception of a callback leaves the rows behind it for the next call.
+        """
         m = self._inbox
         n = m.count
         if n == 0:
             return
         src, dst, flags = (column[:n].tolist() for column in (m.src, m.dst, m.flags))
-        self._busy, self._thread = True, threading.get_ident()
+        self.port.busy, self._thread = True, threading.get_ident()
         try:
             while self._at < n:
                 at = self._at
@@ -254,7 +236,7 @@ class RpmsgBus(Transport):
                     # It may be another receiver's.
                     self.rx.wake()
         finally:
-            self._busy = False
+            self.port.busy = False
             if self._at >= n:
                 self._at = m.count = 0
 
@@ -420,18 +402,28 @@ class RpmsgBus(Transport):
             dropped={**port.dropped, **{reason: self._drops[reason] for reason in reasons}},
         )
 
-    def close(self) -> None:
-        """Drivers lose their channels, sleepers wake up and raise QueueClosed; nothing is sent.
+    def shut(self) -> None:
+        """Every call raises QueueClosed from now on, those that wait too; nothing is sent.
 
-        The queues stay the caller's. Again is fine.
+        Takes no lock and waits for nobody: it may come from a thread that owns the device.
         """
-        if self.closed:
-            return
-        for channel in list(self.channels):
-            self._detach(channel, quiet=True)
-        self.channels.clear()
-        for ept in list(self.endpoints.values()):
-            self.destroy_ept(ept)
-        self.closed = True
+        self.port.closed = True
         self.tx.wake()
         self.rx.wake()
+
+    def close(self) -> None:
+        """:meth:`shut`, then drivers lose their channels. The queues stay the caller's.
+
+        What ``remove`` of a driver raises is raised at the end. Again is fine.
+        """
+        self.shut()
+        failure: Exception | None = None
+        while self.channels:
+            try:
+                self._detach(self.channels.pop(0), quiet=True)
+            except Exception as error:
+                failure = failure or error
+        for ept in list(self.endpoints.values()):
+            self.destroy_ept(ept)
+        if failure is not None:
+            raise failure

@@ -1,10 +1,10 @@
-from _typeshed import ReadableBuffer
+from typing import final
 
 from virtring.queue.chain import Chain
 from virtring.queue.device import DeviceQueue
-from virtring.rpmsg.messages import Messages
 from virtring.rpmsg.port import Port
 
+@final
 class DevicePort(Port):
     def __init__(
         self,
@@ -20,7 +20,4 @@ class DevicePort(Port):
     def svq(self) -> DeviceQueue: ...
     @property
     def spare(self) -> list[Chain]: ...
-    def send_one(self, src: int, dst: int, data: ReadableBuffer) -> bool: ...
-    def send_rows(self, m: Messages, start: int, count: int | None, src: int, dst: int) -> int: ...
-    def recv_rows(self, m: Messages, other: Messages, addr: int, room: int | None) -> int: ...
     def take_tx(self) -> Chain | None: ...

@@ -1,5 +1,6 @@
 """The device's end: it works in the driver's buffers, and trusts nothing about them."""
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -22,6 +23,7 @@ cdef enum:
     BURST = 256
 
 
+@cython.final
 cdef class DevicePort(Port):
     """Two :class:`DeviceQueue` objects: ``rvq`` that messages come from (the driver's tx queue) and
     ``svq`` whose buffers are written (the driver's rx queue).
@@ -52,14 +54,18 @@ cdef class DevicePort(Port):
     def __dealloc__(self):
         free(self.scratch)
 
-    cdef int bind(self, GuestMemory memory) except -1:
-        """Addresses are looked up in the memory as it is now."""
-        if memory.snapshot is not self.table:
-            self.table = memory.snapshot
-            self.hot.size = 0
-        return 0
+    cdef void bind(self, GuestMemory memory) noexcept:
+        """Addresses are looked up in the memory as it is now, until unbind().
 
-    cdef char* host(self, const vring_desc* part, uint32_t perm) noexcept:
+        Not for longer: what is removed from the memory meanwhile is to be unmapped.
+        """
+        self.table = memory.snapshot
+        self.hot.size = 0
+
+    cdef void unbind(self) noexcept:
+        self.table = None
+
+    cdef inline char* host(self, const vring_desc* part, uint32_t perm) noexcept:
         """Where a descriptor's memory is mapped; NULL when it was removed since it was popped."""
         if not in_memory(&self.hot, &self.table.table, part.addr, part.len, perm):
             return NULL
@@ -105,23 +111,20 @@ cdef class DevicePort(Port):
             done += n
             i += 1
 
-    def send_one(self, src, dst, data) -> bool:
-        """Send one message; False when the driver has no buffer for it. As DriverPort's."""
+    cdef int send_message(self, uint32_t src, uint32_t dst, object data) except -1:
         cdef Py_buffer view
-        cdef uint32_t from_ = src
-        cdef uint32_t to = dst
         cdef char* at
         cdef bint sent = False
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            self.check_one(from_, to, view.len)
+            self.check_one(src, dst, view.len)
             if self.spare:
-                return self.send_spare(from_, to, view.len, data)
-            self.bind(self.svq.memory)
+                return self.send_spare(src, dst, view.len, data)
             while not sent and self.svq.pop(self.popped_tx, 1):
+                self.bind(self.svq.memory)
                 if self.usable(0):
                     at = self.target(0)
-                    put_header(at, from_, to, <uint32_t>view.len, self.swap)
+                    put_header(at, src, dst, <uint32_t>view.len, self.swap)
                     memcpy(at + HDR_SIZE, view.buf, view.len)
                     self.finish(0, <uint32_t>view.len + HDR_SIZE)
                     self.tx_messages += 1
@@ -130,6 +133,7 @@ cdef class DevicePort(Port):
                 else:
                     self.bad_buffers += 1
                     self.popped_tx.cols.written[0] = 0
+                self.unbind()
                 self.svq.push(self.popped_tx)
         finally:
             PyBuffer_Release(&view)
@@ -153,28 +157,23 @@ cdef class DevicePort(Port):
         self.svq.signal()
         return True
 
-    def send_rows(self, Messages m not None, start, count, src, dst) -> int:
-        """Send rows; how many the driver had buffers for. As DriverPort's."""
-        cdef uint32_t from_ = src
-        cdef uint32_t to = dst
-        cdef Py_ssize_t first = 0
-        cdef Py_ssize_t end = 0
+    cdef Py_ssize_t send_window(
+        self, Messages m, Py_ssize_t first, Py_ssize_t end, uint32_t src, uint32_t dst
+    ) except -1:
         cdef Py_ssize_t row
         cdef Py_ssize_t n
         cdef Py_ssize_t i
         cdef uint32_t used
         cdef Batch popped = self.popped_tx
-        m.window(start, count, &first, &end)
-        self.check_rows(m, first, end, from_, to)
+        self.check_rows(m, first, end, src, dst)
         row = first
         while row < end and self.spare:
             self.send_spare(
-                m._src[row] if from_ == ANY else from_,
-                m._dst[row] if to == ANY else to,
+                m._src[row] if src == ANY else src,
+                m._dst[row] if dst == ANY else dst,
                 m._len[row], m.data[row, : m._len[row]],
             )
             row += 1
-        self.bind(self.svq.memory)
         while row < end:
             try:
                 n = self.svq.pop(popped, min(end - row, BURST))
@@ -184,16 +183,18 @@ cdef class DevicePort(Port):
                 break
             if n == 0:
                 break
+            self.bind(self.svq.memory)
             for i in range(n):
                 if not self.usable(i):
                     self.bad_buffers += 1
                     popped.cols.written[i] = 0
                     continue
-                used = self.put(self.target(i), m, row, from_, to)
+                used = self.put(self.target(i), m, row, src, dst)
                 self.finish(i, used)
                 self.tx_bytes += used - HDR_SIZE
                 self.tx_messages += 1
                 row += 1
+            self.unbind()
             self.svq.push(popped)
         if row > first:
             self.svq.signal()
@@ -213,30 +214,38 @@ cdef class DevicePort(Port):
 
     # -- receiving -----------------------------------------------------------------------------
 
-    def recv_rows(self, Messages m not None, Messages other not None, addr, room) -> int:
-        """Take up to ``room`` messages and give the driver its buffers back. As DriverPort's."""
-        cdef uint32_t want = addr
-        cdef Py_ssize_t limit = 0
+    cdef Py_ssize_t recv_window(
+        self, Messages m, Messages other, uint32_t addr, Py_ssize_t limit
+    ) except -1:
         cdef Py_ssize_t n
         cdef Py_ssize_t i
         cdef Batch popped = self.popped_rx
         self.raise_later()
-        self.room_for(m, other, room, &limit)
-        if limit == 0:
+        self.check_size(m)
+        # Each message could go to either of the two.
+        limit = min(limit, m.capacity - m.rows, other.capacity - other.rows)
+        if limit <= 0:
             return 0
         n = self.rvq.pop(popped, min(limit, BURST))
         if n == 0:
             return 0
         self.bind(self.rvq.memory)
         for i in range(n):
-            self.take(i, want, m, other)
+            self.take(i, addr, m, other)
             popped.cols.written[i] = 0
+        self.unbind()
         try:
             self.rvq.push(popped)
-            self.rvq.signal()
         except Exception as error:
             self.later = error
         return n
+
+    cdef int tell(self) except -1:
+        try:
+            self.rvq.signal()
+        except Exception as error:
+            self.later = error
+        return 0
 
     cdef void take(self, size_t row, uint32_t want, Messages m, Messages other) noexcept:
         """Copy a popped message out, which may lie in several pieces."""

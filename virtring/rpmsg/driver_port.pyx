@@ -1,5 +1,6 @@
 """The driver's end: it owns all buffers, posts half of them to be written and sends the others."""
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -24,6 +25,7 @@ cdef enum:
     HELD = 2
 
 
+@cython.final
 cdef class Half:
     """The buffers of one direction. A buffer is known by its index, which is its token."""
     cdef object pool
@@ -36,12 +38,16 @@ cdef class Half:
     cdef Py_ssize_t n
     cdef Py_ssize_t held
     cdef uint32_t size
+    cdef char* base                     # of memory
+    cdef Py_ssize_t stride
     cdef Batch adding
     cdef Batch got
 
     def __cinit__(self, memory, n, size):
         self.pool = BufferPool(memory, n, size)
         self.memory = self.pool.array
+        self.base = <char*>&self.memory[0, 0]
+        self.stride = self.memory.strides[0]
         self.addr = np.array(self.pool.addrs)
         self.place = np.zeros(n, np.uint8)
         self.stack = np.zeros(n, np.uint32)
@@ -50,15 +56,15 @@ cdef class Half:
         self.adding = Batch(BURST)
         self.got = Batch(BURST)
 
-    cdef char* host(self, Py_ssize_t index) noexcept:
-        return <char*>&self.memory[index, 0]
+    cdef inline char* host(self, Py_ssize_t index) noexcept:
+        return self.base + index * self.stride
 
-    cdef void put_back(self, uint32_t index) noexcept:
+    cdef inline void put_back(self, uint32_t index) noexcept:
         self.place[index] = POOL
         self.stack[self.spare] = index
         self.spare += 1
 
-    cdef Py_ssize_t ours(self, uint64_t token) noexcept:
+    cdef inline Py_ssize_t ours(self, uint64_t token) noexcept:
         """The buffer that came back from the ring; -1 for what somebody else has added."""
         if token >= <uint64_t>self.n or self.place[token] != RING:
             return -1
@@ -97,7 +103,7 @@ cdef class Half:
                     k += 1
         return k
 
-    cdef void row(self, Py_ssize_t k, uint32_t index) noexcept:
+    cdef inline void row(self, Py_ssize_t k, uint32_t index) noexcept:
         self.place[index] = RING
         self.adding.cols.token[k] = index
         put_row(&self.adding.cols.desc[k], self.addr[index], self.size, 0)
@@ -115,6 +121,7 @@ cdef class Half:
         return i
 
 
+@cython.final
 cdef class DriverPort(Port):
     """Two :class:`Virtqueue` objects and ``num_rx`` + ``num_tx`` buffers in their memory.
 
@@ -131,7 +138,8 @@ cdef class DriverPort(Port):
         self.svq = svq
         self.rx = Half(rvq.memory, num_rx, rx_buf_size)
         self.tx = Half(svq.memory, num_tx, tx_buf_size)
-        self.post_rx()
+        # The kick is the caller's: the device may not be ready for one yet.
+        self.post_all()
 
     # -- sending -------------------------------------------------------------------------------
 
@@ -146,50 +154,36 @@ cdef class DriverPort(Port):
         self.tx.unpick(added, k)
         return added
 
-    def send_one(self, src, dst, data) -> bool:
-        """Send one message; False when no buffer is free.
-
-        Raises as :meth:`check`, and what the queue raises; nothing is lost then.
-        """
+    cdef int send_message(self, uint32_t src, uint32_t dst, object data) except -1:
         cdef Py_buffer view
-        cdef uint32_t from_ = src
-        cdef uint32_t to = dst
         cdef char* at
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            self.check_one(from_, to, view.len)
+            self.check_one(src, dst, view.len)
             if self.tx.pick(self.svq, 1) == 0:
-                return False
+                return 0
             at = self.tx.host(self.tx.adding.cols.token[0])
-            put_header(at, from_, to, <uint32_t>view.len, self.swap)
+            put_header(at, src, dst, <uint32_t>view.len, self.swap)
             memcpy(at + HDR_SIZE, view.buf, view.len)
             self.tx.adding.cols.desc[0].len = <uint32_t>view.len + HDR_SIZE
             if self.add_picked(1) == 0:
-                return False
+                return 0
             self.tx_messages += 1
             self.tx_bytes += <uint64_t>view.len
         finally:
             PyBuffer_Release(&view)
         self.svq.kick()
-        return True
+        return 1
 
-    def send_rows(self, Messages m not None, start, count, src, dst) -> int:
-        """Send rows; how many there were buffers for. ANY as src or dst means the column.
-
-        All rows are checked first, as by :meth:`check`. An error of the queue behind rows that
-        were sent waits for the next call.
-        """
-        cdef uint32_t from_ = src
-        cdef uint32_t to = dst
-        cdef Py_ssize_t first = 0
-        cdef Py_ssize_t end = 0
+    cdef Py_ssize_t send_window(
+        self, Messages m, Py_ssize_t first, Py_ssize_t end, uint32_t src, uint32_t dst
+    ) except -1:
         cdef Py_ssize_t row
         cdef Py_ssize_t k
         cdef Py_ssize_t i
         cdef Py_ssize_t added
         cdef Half tx = self.tx
-        m.window(start, count, &first, &end)
-        self.check_rows(m, first, end, from_, to)
+        self.check_rows(m, first, end, src, dst)
         row = first
         while row < end:
             try:
@@ -198,7 +192,7 @@ cdef class DriverPort(Port):
                     break
                 for i in range(k):
                     tx.adding.cols.desc[i].len = self.put(
-                        tx.host(tx.adding.cols.token[i]), m, row + i, from_, to
+                        tx.host(tx.adding.cols.token[i]), m, row + i, src, dst
                     )
                 added = self.add_picked(k)
             except Exception:
@@ -258,42 +252,47 @@ cdef class DriverPort(Port):
 
     # -- receiving -----------------------------------------------------------------------------
 
-    def recv_rows(self, Messages m not None, Messages other not None, addr, room) -> int:
-        """Take up to ``room`` used buffers and post them again; how many there were.
-
-        Messages for ``addr`` (ANY: for all) are appended to ``m``, others to ``other``; as many as
-        both have rows. An error behind messages that came waits for the next call.
-        """
-        cdef uint32_t want = addr
-        cdef Py_ssize_t limit = 0
+    cdef Py_ssize_t recv_window(
+        self, Messages m, Messages other, uint32_t addr, Py_ssize_t limit
+    ) except -1:
         cdef Py_ssize_t taken
         cdef Py_ssize_t i
         cdef Py_ssize_t index
         cdef Py_ssize_t k = 0
         cdef Half rx = self.rx
+        cdef dict foreign
         self.raise_later()
-        self.room_for(m, other, room, &limit)
-        if limit == 0:
+        self.check_size(m)
+        # Each message could go to either of the two.
+        limit = min(limit, m.capacity - m.rows, other.capacity - other.rows)
+        if limit <= 0:
             return 0
         taken = self.rvq.get_buf_batch(rx.got, min(limit, BURST))
         if taken == 0:
             if rx.spare:
                 self.post_rx()
             return 0
+        foreign = rx.got.objects
         for i in range(taken):
-            if rx.got.objects and i in rx.got.objects:
+            if foreign and i in foreign:
                 continue
             index = rx.ours(rx.got.cols.token[i])
             if index >= 0:
-                self.store(rx.host(index), rx.got.cols.written[i], want, m, other)
+                self.store(rx.host(index), rx.got.cols.written[i], addr, m, other)
                 rx.row(k, <uint32_t>index)
                 k += 1
         try:
             self.post_picked(k)
-            self.rvq.kick()
         except Exception as error:
             self.later = error
         return taken
+
+    cdef int tell(self) except -1:
+        try:
+            self.rvq.kick()
+        except Exception as error:
+            self.later = error
+        return 0
 
     cdef Py_ssize_t post_picked(self, Py_ssize_t k) except -1:
         """Post the first k rows; how many got in. The others' buffers wait in the pool."""
@@ -306,6 +305,12 @@ cdef class DriverPort(Port):
 
     def post_rx(self) -> int:
         """Post all buffers that are in the pool; how many the ring took. Then kick."""
+        cdef Py_ssize_t total = self.post_all()
+        if total:
+            self.rvq.kick()
+        return total
+
+    cdef Py_ssize_t post_all(self) except -1:
         cdef Half rx = self.rx
         cdef Py_ssize_t k
         cdef Py_ssize_t added
@@ -316,8 +321,6 @@ cdef class DriverPort(Port):
             total += added
             if added < k:
                 break
-        if total:
-            self.rvq.kick()
         return total
 
     def take_rx(self):

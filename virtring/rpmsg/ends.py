@@ -45,7 +45,8 @@ class DriverBus(RpmsgBus):
     poll before they sleep. The byte order is that of the ring: little-endian but for the legacy
     interface of a big-endian guest.
 
-    The receive buffers are posted at once, and tx-complete notifications turned off.
+    The receive buffers are posted at once, and tx-complete notifications turned off. With ``kick``
+    False the device is not told of the buffers: for one that is not ready yet; kick rvq later.
     """
 
     port: DriverPort
@@ -64,6 +65,7 @@ class DriverBus(RpmsgBus):
         tx_event: EventFd | None = None,
         timeout: float | None = SEND_TIMEOUT,
         spin: Spin | None = None,
+        kick: bool = True,
     ) -> None:
         _check(rvq, svq, Virtqueue, memory)
         check_buf_size(rx_buf_size, "rx_buf_size")
@@ -83,6 +85,8 @@ class DriverBus(RpmsgBus):
         if rx_event is not None:
             rvq.disable_cb()
         super().__init__(features, rx_event, tx_event, timeout, spin)
+        if kick:
+            rvq.kick()
 
     def _arm_tx(self) -> bool:
         return self.port.svq.enable_cb()

@@ -15,5 +15,8 @@ cdef class Messages:
     cdef uint32_t[::1] _len
     cdef uint16_t[::1] _flags
     cdef uint8_t[:, ::1] _data
-    cdef char* payload_at(self, Py_ssize_t row) noexcept
+    cdef char* base                     # of data
+    cdef inline char* payload_at(self, Py_ssize_t row) noexcept:
+        return self.base + row * self.size
+
     cdef int window(self, object start, object count, Py_ssize_t* first, Py_ssize_t* end) except -1

@@ -38,6 +38,7 @@ cdef class Messages:
         self._len = self.len = np.zeros(capacity, np.uint32)
         self._flags = self.flags = np.zeros(capacity, np.uint16)
         self._data = self.data = np.zeros((capacity, size), np.uint8)
+        self.base = <char*>&self._data[0, 0]
 
     @property
     def count(self) -> int:
@@ -85,9 +86,6 @@ cdef class Messages:
             memcpy(self.payload_at(i), &view[0], view.shape[0])
         self.rows += 1
         return i
-
-    cdef char* payload_at(self, Py_ssize_t row) noexcept:
-        return <char*>&self._data[row, 0]
 
     cdef int window(self, object start, object count, Py_ssize_t* first, Py_ssize_t* end) except -1:
         """Rows ``start`` to ``start + count``, by default up to ``count`` of the messages."""

@@ -2,15 +2,19 @@
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy
 
 import operator
 import sys
 
+from virtring.rpmsg.messages cimport Messages
 from virtring.rpmsg.wire cimport ANY, HDR_SIZE, get_header, message_hdr, put_header
 
 from virtring.errors import InvalidArgument, MessageTooLong
 from virtring.rpmsg.wire import HEADER_SIZE, check_buf_size
+
+cdef enum:
+    # Bytes of the messages that are taken from the ring at once.
+    INBOX_BYTES = 1 << 20
 
 #: By DROP_*.
 cdef tuple REASONS = ("short", "length", "address")
@@ -24,6 +28,9 @@ cdef class Port:
         self.rx_mtu = check_buf_size(rx_buf_size, "rx_buf_size") - HEADER_SIZE
         self.big_endian = big_endian
         self.swap = self.big_endian != (sys.byteorder == "big")
+        rows = max(8, min(256, INBOX_BYTES // self.rx_mtu))
+        self.inbox = Messages(rows, self.rx_mtu)
+        self.direct = Messages(min(rows, 64), self.rx_mtu)
         return 0
 
     cdef int raise_later(self) except -1:
@@ -35,6 +42,32 @@ cdef class Port:
         return 0
 
     # -- sending -------------------------------------------------------------------------------
+
+    def send_one(self, src, dst, data) -> bool:
+        """Send one message; False when no buffer is free.
+
+        Raises as :meth:`check`, and what the queue raises; nothing is lost then.
+        """
+        return self.send_message(src, dst, data) != 0
+
+    def send_rows(self, Messages m not None, start, count, src, dst) -> int:
+        """Send rows; how many there were buffers for. ANY as src or dst means the column.
+
+        All rows are checked first, as by :meth:`check`. An error of the queue behind rows that
+        were sent waits for the next call.
+        """
+        cdef Py_ssize_t first = 0
+        cdef Py_ssize_t end = 0
+        m.window(start, count, &first, &end)
+        return self.send_window(m, first, end, src, dst)
+
+    cdef int send_message(self, uint32_t src, uint32_t dst, object data) except -1:
+        raise NotImplementedError
+
+    cdef Py_ssize_t send_window(
+        self, Messages m, Py_ssize_t first, Py_ssize_t end, uint32_t src, uint32_t dst
+    ) except -1:
+        raise NotImplementedError
 
     cdef int check_one(self, uint32_t src, uint32_t dst, Py_ssize_t length) except -1:
         if src == ANY or dst == ANY:
@@ -74,21 +107,6 @@ cdef class Port:
             f"row {row} has {m._len[row]} bytes; a message takes up to {self.tx_mtu}"
         )
 
-    cdef uint32_t put(
-        self, char* at, Messages m, Py_ssize_t row, uint32_t src, uint32_t dst
-    ) noexcept:
-        """Write a row that check_rows() has accepted; bytes it takes, with the header."""
-        # Fetched once: somebody may be writing the columns in another thread.
-        cdef uint32_t length = m._len[row]
-        if length > self.tx_mtu or length > <size_t>m.size:
-            length = 0
-        put_header(
-            at, m._src[row] if src == ANY else src, m._dst[row] if dst == ANY else dst, length,
-            self.swap,
-        )
-        memcpy(at + HDR_SIZE, m.payload_at(row), length)
-        return length + HDR_SIZE
-
     def check(self, src, dst, length) -> None:
         """Whether such a message can be sent.
 
@@ -114,54 +132,49 @@ cdef class Port:
 
     # -- receiving -----------------------------------------------------------------------------
 
-    cdef void store(
-        self, const char* at, uint64_t used, uint32_t addr, Messages m, Messages other
-    ) noexcept:
-        """Copy a message out: to ``m`` if it is for ``addr`` (ANY: for all), else to ``other``.
+    def recv_rows(self, Messages m not None, Messages other not None, addr, room) -> int:
+        """Take up to ``room`` messages, by default any, and give the other side the buffers back.
 
-        Both have room. A message that cannot be right is dropped and counted.
+        How many buffers came. Messages for ``addr`` (ANY: for all) are appended to ``m``, others
+        to ``other``; as many as both have rows. An error behind messages that came waits for the
+        next call.
         """
-        cdef message_hdr hdr
-        cdef Py_ssize_t row
-        cdef int reason = get_header(at, used, self.rx_mtu, self.swap, &hdr)
-        if reason >= 0:
-            self.drops[reason] += 1
-            return
-        if addr == ANY or hdr.dst == addr:
-            row = m.rows
-            m.rows = row + 1
-            m._src[row] = hdr.src
-            m._dst[row] = hdr.dst
-            m._len[row] = hdr.len
-            m._flags[row] = hdr.flags
-            memcpy(m.payload_at(row), at + HDR_SIZE, hdr.len)
-        else:
-            row = other.rows
-            other.rows = row + 1
-            other._src[row] = hdr.src
-            other._dst[row] = hdr.dst
-            other._len[row] = hdr.len
-            other._flags[row] = hdr.flags
-            memcpy(other.payload_at(row), at + HDR_SIZE, hdr.len)
-        self.rx_bytes += hdr.len
-        self.rx_messages += 1
+        cdef Py_ssize_t limit = m.capacity
+        cdef Py_ssize_t taken
+        if room is not None:
+            limit = max(0, operator.index(room))
+        self.check_size(other)
+        taken = self.recv_window(m, other, addr, limit)
+        self.tell()
+        return taken
 
-    cdef int room_for(
-        self, Messages m, Messages other, object room, Py_ssize_t* limit
+    cdef Py_ssize_t recv_window(
+        self, Messages m, Messages other, uint32_t addr, Py_ssize_t limit
     ) except -1:
-        """How many messages may be taken: each could go to either of the two."""
-        cdef Py_ssize_t most = m.capacity - m.rows
-        if m.size < <Py_ssize_t>self.rx_mtu or other.size < <Py_ssize_t>self.rx_mtu:
+        """What :meth:`recv_rows` does, but for tell()."""
+        raise NotImplementedError
+
+    cdef int tell(self) except -1:
+        """Notify the other side of buffers that it got back, after the messages are safe.
+
+        It may call back into the bus. An error waits for the next call.
+        """
+        raise NotImplementedError
+
+    cdef int check_size(self, Messages m) except -1:
+        if m.size < <Py_ssize_t>self.rx_mtu:
             raise InvalidArgument(
-                f"messages with rows of {min(m.size, other.size)} bytes; received ones may have"
-                f" {self.rx_mtu}"
+                f"messages with rows of {m.size} bytes; received ones may have {self.rx_mtu}"
             )
-        if other.capacity - other.rows < most:
-            most = other.capacity - other.rows
-        if room is not None and operator.index(room) < most:
-            most = max(0, operator.index(room))
-        limit[0] = most
         return 0
+
+    def keep_error(self, error) -> None:
+        """Raise ``error`` with the next call that receives: what came before it goes first."""
+        self.later = error
+
+    def check_later(self) -> None:
+        """Raise what was kept."""
+        self.raise_later()
 
     def parse_header(self, at, used):
         """``(src, dst, len, flags)`` of a received message of ``used`` bytes at ``at``.

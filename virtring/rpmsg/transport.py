@@ -74,7 +74,6 @@ class Transport(ABC):
                 raise InvalidArgument(f"a {type(event).__name__} to sleep on; it takes an EventFd")
         self.timeout = check_timeout(timeout)
         self.spin = spin
-        self.closed = False
         self.tx_lock = threading.RLock()
         self.rx_lock = threading.RLock()
         self.tx = Sleepers(tx_event, self.tx_lock, self._arm_tx, self._disarm_tx)
@@ -122,8 +121,13 @@ class Transport(ABC):
         """
         self.tx.wake()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it is shut, or closed."""
+        return self.port.closed
+
     def _check_open(self) -> None:
-        if self.closed:
+        if self.port.closed:
             raise QueueClosed("the bus was closed")
 
     # -- sending -------------------------------------------------------------------------------
@@ -143,9 +147,17 @@ class Transport(ABC):
 
     def _or_refuse(self, result: T) -> T:
         if not result:
-            self._tx_refused += 1
-            raise NoSpace("no transmit buffer is free")
+            self.refuse(1)
         return result
+
+    def count_refused(self, count: int) -> None:
+        """So many messages found no buffer, and were not to wait."""
+        self._tx_refused += count
+
+    def refuse(self, count: int) -> None:
+        """:meth:`count_refused`, and NoSpace."""
+        self.count_refused(count)
+        raise NoSpace("no transmit buffer is free")
 
     def send_offchannel(self, src: int, dst: int, data: ReadableBuffer) -> None:
         """Send ``data`` from ``src`` to ``dst``, neither of which need exist here.
@@ -198,7 +210,7 @@ class Transport(ABC):
         """
         attempt, sent, total = self._rows(messages, start, count, src, dst)
         if not attempt():
-            self._tx_refused += total - sent[0]
+            self.count_refused(total - sent[0])
         return sent[0]
 
     def send_offchannel_many(
@@ -213,13 +225,16 @@ class Transport(ABC):
 
         How many were sent: all, or some when the time ran out. WaitTimeout when none was.
         """
-        if self.closed:
-            self._check_open()
+        self._check_open()
         with self.tx_lock:
-            at_once = self.port.send_rows(messages, start, count, src, dst)
+            sent = self.port.send_rows(messages, start, count, src, dst)
         total = messages.count - start if count is None else count
-        if at_once == total:
-            return at_once
+        return sent if sent == total else self.send_rest(messages, start, total, sent, src, dst)
+
+    def send_rest(
+        self, messages: Messages, start: int, total: int, at_once: int, src: int, dst: int
+    ) -> int:
+        """``at_once`` of ``total`` rows found buffers: wait for the rest; how many were sent."""
         attempt, sent, _ = self._rows(messages, start + at_once, total - at_once, src, dst)
         done = self.tx.wait(attempt, self.timeout)
         self._or_timeout(done or at_once + sent[0])
@@ -271,7 +286,9 @@ class Transport(ABC):
         if buffer.owner is not self or not buffer.held:
             raise InvalidArgument("the buffer is not one of this bus, or was sent or released")
         with self.tx_lock:
-            self._give_tx(buffer)
+            # The queue of a closed bus may be gone, and the buffer with it.
+            if not self.closed:
+                self._give_tx(buffer)
             buffer.taken()
         self.tx.wake()
 
@@ -281,7 +298,8 @@ class Transport(ABC):
             raise InvalidArgument("the message is not one of this bus, or was released before")
         if buffer.key is not None:
             with self.rx_lock:
-                self._give_rx(buffer)
+                if not self.closed:
+                    self._give_rx(buffer)
 
     # -- state ---------------------------------------------------------------------------------
 

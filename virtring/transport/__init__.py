@@ -5,7 +5,7 @@ from virtring.transport.loopback import loopback
 from virtring.transport.pci_bus import PciBus
 from virtring.transport.pci_device import PciDevice
 from virtring.transport.virtio_mmio import VirtioMmio
-from virtring.transport.virtio_mmio_ops import mmio_device
+from virtring.transport.virtio_mmio_ops import mmio_device, mmio_scan
 from virtring.transport.virtio_pci import VirtioPci
 from virtring.transport.virtio_pci_modern import pci_device, pci_scan
 
@@ -17,6 +17,7 @@ __all__ = [
     "connect",
     "loopback",
     "mmio_device",
+    "mmio_scan",
     "pci_device",
     "pci_scan",
 ]

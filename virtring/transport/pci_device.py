@@ -31,6 +31,8 @@ CONFIG_SIZE = 4096
 #: The least a BAR has here, so that each can be mapped by whole pages.
 PAGE = 4096
 BARS = 6
+#: Bits of the low and high byte of the command register, as plain integers: asked all the time.
+MASTER_BYTE, INTX_DISABLE_BYTE = int(PciCommand.MASTER), int(PciCommand.INTX_DISABLE) >> 8
 
 
 @dataclass(frozen=True)
@@ -281,6 +283,11 @@ class PciDevice:
     # State.
 
     @property
+    def master(self) -> bool:
+        """May the function reach memory? (PciCommand.MASTER)"""
+        return bool(self.config[4] & MASTER_BYTE)
+
+    @property
     def command(self) -> PciCommand:
         return PciCommand(int.from_bytes(self.config[4:6], "little"))
 
@@ -293,7 +300,7 @@ class PciDevice:
         """Is the INTx pin up? Not with MSI-X or INTX_DISABLE."""
         if self._msix_enabled:
             return False
-        return self.interrupt_pending and PciCommand.INTX_DISABLE not in self.command
+        return self.interrupt_pending and not self.config[5] & INTX_DISABLE_BYTE
 
     def interrupt(self) -> None:
         """Show the level of the INTx pin to the bus (Fuchsia's ``Interrupt``)."""
@@ -330,7 +337,7 @@ class PciDevice:
             self.setup_bar_traps()
         if self.msix is not None and (command or control):
             value = int.from_bytes(self.config[at : at + 2], "little")
-            self.msix.set_control(value, PciCommand.MASTER in self.command)
+            self.msix.set_control(value, self.master)
         if command or control:
             self.intx()
         self.config_written(touched)

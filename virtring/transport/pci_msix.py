@@ -23,17 +23,14 @@ class Msix:
         self.vectors = vectors
         self.send = send
         self.external = False
-        self.control = MsixControl(0)
+        self.enabled = False
+        self.function_masked = False
         #: May the function write messages to memory (PciCommand.MASTER)?
         self.master = False
         self.table = bytearray(ENTRY * vectors)
         self._pending = 0
         self._lock = RLock()
         self.reset()
-
-    @property
-    def enabled(self) -> bool:
-        return MsixControl.ENABLE in self.control
 
     @property
     def table_bytes(self) -> int:
@@ -46,8 +43,7 @@ class Msix:
     def reset(self) -> None:
         """Disabled, every vector masked, nothing pending."""
         with self._lock:
-            self.control = MsixControl(0)
-            self.master = False
+            self.enabled = self.function_masked = self.master = False
             entry = bytes(12) + MSIX_VECTOR_MASKED.to_bytes(4, "little")
             self.table[:] = entry * self.vectors
             self._pending = 0
@@ -59,7 +55,7 @@ class Msix:
 
     def masked(self, vector: int) -> bool:
         """Can this vector's message not be sent now?"""
-        if not self.enabled or not self.master or MsixControl.FUNCTION_MASK in self.control:
+        if not self.enabled or not self.master or self.function_masked:
             return True
         return not self.external and bool(self.table[ENTRY * vector + 12] & MSIX_VECTOR_MASKED)
 
@@ -94,7 +90,8 @@ class Msix:
     def set_control(self, value: int, master: bool) -> None:
         """The driver wrote the control word, or the command register."""
         with self._lock:
-            self.control = MsixControl(value) & (MsixControl.ENABLE | MsixControl.FUNCTION_MASK)
+            self.enabled = bool(value & MsixControl.ENABLE)
+            self.function_masked = bool(value & MsixControl.FUNCTION_MASK)
             self.master = master
             if not self.enabled:
                 self._pending = 0

@@ -129,7 +129,7 @@ class SocketServer:
                 try:
                     if not self.serve(sock):
                         return
-                except (VirtioError, ConnectionError) as error:
+                except (VirtioError, OSError) as error:
                     log.error("%s: session ended: %s", self.path, error)
                 finally:
                     sock.close()

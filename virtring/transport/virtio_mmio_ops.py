@@ -1,6 +1,7 @@
 """The driver side of virtio over MMIO, version 2 (virtio 1.4, 4.2; Linux ``virtio_mmio.c``)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -122,7 +123,7 @@ class VirtioMmioOps(TransportOps):
     # Interrupts.
 
     def _interrupt(self, vdev: VirtioDevice) -> None:
-        status = self.read(MmioReg.INTERRUPT_STATUS)
+        status = self.read(MmioReg.INTERRUPT_STATUS) & (MmioInterrupt.VRING | MmioInterrupt.CONFIG)
         # Acknowledged before the work is looked for: what comes meanwhile interrupts again.
         self.write(MmioReg.INTERRUPT_ACK, status)
         if status & MmioInterrupt.CONFIG:
@@ -197,6 +198,8 @@ class VirtioMmioOps(TransportOps):
         for index in self._vqs:
             self.write(MmioReg.QUEUE_SEL, index)
             self.write(MmioReg.QUEUE_READY, 0)
+            # The device does not touch the ring any more when this reads 0.
+            wait_zero(lambda: self.read(MmioReg.QUEUE_READY), f"{vdev!r}: end of a queue")
         super().del_vqs(vdev)
         if self._handler is not None:
             self.irq.free(self._handler)
@@ -209,3 +212,14 @@ def mmio_device(
     """The driver's view of one window; register it with a VirtioBus."""
     ops = VirtioMmioOps(window, irq, base)
     return VirtioDevice(ops, memory, ops.id)
+
+
+def mmio_scan(
+    windows: Iterable[tuple[MmioWindow, IrqLine]], memory: GuestMemory
+) -> list[VirtioDevice]:
+    """The devices behind these windows; what is no device of version 2 is passed over."""
+    found = []
+    for base, (window, irq) in enumerate(windows):
+        with suppress(NotSupported):
+            found.append(mmio_device(window, memory, irq, base))
+    return found

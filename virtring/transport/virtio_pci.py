@@ -21,7 +21,6 @@ from virtring.spec.pci import (
     CfgType,
     IsrStatus,
     PciCapID,
-    PciCommand,
 )
 from virtring.transport.pci_common import COMMON_SIZE, CommonConfig
 from virtring.transport.pci_device import PAGE, BarArea, PciCapability, PciDevice
@@ -30,6 +29,7 @@ REGISTERS_BAR, NOTIFY_BAR, MSIX_BAR, SHM_BAR = 0, 1, 2, 4
 ISR_OFFSET = COMMON_SIZE
 #: Device configuration; room for more registers is left before it.
 DEVICE_OFFSET = 0x100
+NOTIFICATION_DATA = int(Feature.NOTIFICATION_DATA)
 
 #: Base class, subclass and interface of PCI by kind of device; everything else is 0xff0000.
 CLASS_CODES: dict[int, int] = {
@@ -65,8 +65,8 @@ class VirtioPci(PciDevice):
         name: str = "",
     ) -> None:
         core = device.core
-        if notify_multiplier not in (0, *(1 << bit for bit in range(2, 17))):
-            raise InvalidArgument(f"notify_multiplier {notify_multiplier}: 0, or 4, 8, ... 65536")
+        if notify_multiplier not in (0, *(4**power for power in range(1, 9))):
+            raise InvalidArgument(f"notify_multiplier {notify_multiplier}: 0, or 4, 16, ... 65536")
         # The core refuses for us, so it must be there before the base is.
         self.device, self.core = device, core
         pci_id = PCI_DEVICE_ID_BASE + core.device_id
@@ -255,7 +255,7 @@ class VirtioPci(PciDevice):
 
     def _notify(self, offset: int, size: int, value: int) -> bool:
         core = self.core
-        data = Feature.NOTIFICATION_DATA in core.driver_features
+        data = int(core.driver_features) & NOTIFICATION_DATA
         if size != (4 if data else 2):
             return False
         index = value & 0xFFFF
@@ -266,7 +266,7 @@ class VirtioPci(PciDevice):
                 return False
         elif offset:
             return False
-        if PciCommand.MASTER not in self.command:
+        if not self.master:
             self.refuse(f"notification of queue {index} while the device is no bus master")
         else:
             core.notify(index)
@@ -304,7 +304,7 @@ class VirtioPci(PciDevice):
                 return
             value = int.from_bytes(self.config[data : data + target[2]], "little")
             self.write_bar(*target, value)
-        elif PciCommand.MASTER in self.command and touched.start < 6 and touched.stop > 4:
+        elif self.master and touched.start < 6 and touched.stop > 4:
             # Kicks that came while the device could not reach memory are made up for.
             for index in range(self.core.num_queues):
                 self.core.wake(index)

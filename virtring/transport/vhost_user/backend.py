@@ -4,19 +4,23 @@ import logging
 import os
 import socket
 import struct
+import typing
 from collections.abc import Callable
+from typing import runtime_checkable
 
 from virtring.device import Device
 from virtring.errors import InvalidArgument, VirtioError
-from virtring.queue import QueueConfig
 from virtring.spec.features import Feature
 from virtring.spec.status import Status
 from virtring.transport.unix import ProtocolError, close_fds
 from virtring.transport.vhost_user.connection import Connection
-from virtring.transport.vhost_user.memory import MAX_SLOTS, FrontEndMemory, Slot
+from virtring.transport.vhost_user.memory import MAX_SLOTS, Slot
 from virtring.transport.vhost_user.message import (
     CONFIG,
+    F_LOG_ALL,
     F_PROTOCOL_FEATURES,
+    INFLIGHT,
+    LOG,
     MEM_REG,
     MEM_TABLE,
     NO_FD,
@@ -25,12 +29,15 @@ from virtring.transport.vhost_user.message import (
     VRING_ADDR,
     VRING_STATE,
     BackendRequest,
+    InflightArea,
     Message,
     Protocol,
     Request,
     check_request,
 )
+from virtring.transport.vhost_user.ring_life import RingLife
 from virtring.transport.vhost_user.vring import Vring
+from virtring.transport.vhost_user.words import in_words
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +50,32 @@ PROTOCOL = (
     | Protocol.RESET_DEVICE
     | Protocol.CONFIGURE_MEM_SLOTS
     | Protocol.STATUS
+    | Protocol.INFLIGHT_SHMFD
+    | Protocol.LOG_SHMFD
 )
+
+
+@runtime_checkable
+class Announces(typing.Protocol):
+    """A net device that can tell its network where a guest is now (SEND_RARP)."""
+
+    def send_rarp(self, mac: bytes) -> None:
+        """Broadcast a reverse ARP packet from ``mac``, 6 bytes."""
+
+
+@runtime_checkable
+class TakesMtu(typing.Protocol):
+    """A net device that takes the front end's MTU (NET_SET_MTU)."""
+
+    def set_mtu(self, mtu: int) -> None:
+        """Use packets of up to ``mtu`` bytes; InvalidArgument when it cannot."""
+
 
 #: A handler takes the message and gives the answer's payload, None for no answer of its own.
 Handler = Callable[[Message], bytes | None]
 
 
-class BackEnd:
+class BackEnd(RingLife):
     """Answers one front end. ``watch(vring)`` is called when a ring's kicks are to be heard,
     ``unwatch(vring)`` before its kick descriptor is closed.
 
@@ -63,31 +89,28 @@ class BackEnd:
         watch: Callable[[Vring], object],
         unwatch: Callable[[Vring], object],
     ) -> None:
-        self.device = device
+        super().__init__(device, watch, unwatch)
         self.connection = connection
-        self.watch = watch
-        self.unwatch = unwatch
-        self.memory = FrontEndMemory()
-        self.vrings = [Vring(i) for i in range(len(device.queues))]
         self.protocol = Protocol(0)
-        self.features = Feature(0)
         self.status = Status(0)
-        self.begun = False
+        #: Descriptors that go with the answer, and are closed then.
+        self.reply_fds: list[int] = []
         self.channel: Connection | None = None
         self.handlers: dict[int, Handler] = {
             request: getattr(self, "_" + request.name.lower())
             for request in Request
             if hasattr(self, "_" + request.name.lower())
         }
-        device.attach(self.memory.memory, self._interrupt, self._config_changed)
+        device.attach(self.memory.memory, self.interrupt, self._config_changed)
 
     def close(self) -> None:
         """End of the session: the device is reset, everything of the front end is given back."""
-        self._stop_all()
+        self.stop_all()
         self.device.detach()
         for vring in self.vrings:
             self.unwatch(vring)
             vring.forget()
+        self.accounts.clear()
         self.memory.clear()
         if self.channel is not None:
             self.channel.close()
@@ -104,7 +127,8 @@ class BackEnd:
             return False
         try:
             shape = check_request(message)
-            log.debug("%s", message)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("<- %s", in_words(message, self.device.core.device_id))
             with self.device.core.mutex:
                 self._answer(message, shape.reply)
         finally:
@@ -126,50 +150,90 @@ class BackEnd:
             return
         if wants_reply:
             assert payload is not None
-            self.connection.send(message.request, payload, reply=True)
+            fds, self.reply_fds = self.reply_fds, []
+            if log.isEnabledFor(logging.DEBUG):
+                answer = Message(message.request, 0, payload, fds)
+                log.debug("-> %s", in_words(answer, self.device.core.device_id))
+            try:
+                self.connection.send(message.request, payload, fds, reply=True)
+            finally:
+                close_fds(fds)
         elif ack:
             self.connection.send(message.request, U64.pack(0), reply=True)
 
     # Notifications.
 
-    def _interrupt(self, index: int) -> None:
-        self.vrings[index].interrupt()
-
     def _config_changed(self) -> None:
         if self.device.core.status & Status.NEEDS_RESET:
             for vring in self.vrings:
                 vring.report_error()
-        if self.channel is not None and Protocol.CONFIG in self.protocol:
+        if self.channel is None or Protocol.CONFIG not in self.protocol:
+            return
+        try:
             self.channel.send(BackendRequest.CONFIG_CHANGE)
+        except OSError as error:
+            # What the driver's side closed, or does not read, must not stop the device.
+            log.warning("the front end does not take requests: %s", error)
+            self.channel.close()
+            self.channel = None
 
     # Features.
 
     def _get_features(self, message: Message) -> bytes:
-        return U64.pack(int(self.device.core.device_features) | F_PROTOCOL_FEATURES)
+        return U64.pack(int(self.device.core.device_features) | F_PROTOCOL_FEATURES | F_LOG_ALL)
 
     def _set_features(self, message: Message) -> None:
         (bits,) = U64.unpack(message.payload)
+        wanted = Feature(bits & ~(F_PROTOCOL_FEATURES | F_LOG_ALL))
         core = self.device.core
-        core.set_features(bits & ~F_PROTOCOL_FEATURES)
-        wanted = Feature(bits & ~F_PROTOCOL_FEATURES)
         extra = int(wanted) & ~int(core.device_features)
         if extra:
             raise ProtocolError(f"features {extra:#x} were not offered")
-        self.features = wanted
-        if not bits & F_PROTOCOL_FEATURES:
-            # Rings of such a front end are on from the start.
-            for vring in self.vrings:
-                vring.enabled = True
+        if any(vring.started for vring in self.vrings):
+            # Said again with rings running, to turn logging on or off.
+            if wanted != self.features:
+                raise ProtocolError("other features while rings are running")
+        else:
+            core.set_features(int(wanted))
+            self.features = wanted
+            if not bits & F_PROTOCOL_FEATURES:
+                # Rings of such a front end are on from the start.
+                for vring in self.vrings:
+                    vring.enabled = True
+        self.accounts.log_buffers = bool(bits & F_LOG_ALL)
+        self.update_log()
+
+    @property
+    def protocol_offer(self) -> Protocol:
+        """What every device can have, and what this one can beside it."""
+        offer = PROTOCOL
+        if isinstance(self.device, Announces):
+            offer |= Protocol.RARP
+        if isinstance(self.device, TakesMtu):
+            offer |= Protocol.MTU
+        return offer
 
     def _get_protocol_features(self, message: Message) -> bytes:
-        return U64.pack(int(PROTOCOL))
+        return U64.pack(int(self.protocol_offer))
 
     def _set_protocol_features(self, message: Message) -> None:
         (bits,) = U64.unpack(message.payload)
-        if bits & ~int(PROTOCOL):
-            raise ProtocolError(f"protocol features {bits & ~int(PROTOCOL):#x} were not offered")
+        extra = bits & ~int(self.protocol_offer)
+        if extra:
+            raise ProtocolError(f"protocol features {extra:#x} were not offered")
         self.protocol = Protocol(bits)
-        log.info("protocol features: %s", self.protocol.name)
+        self.accounts.logging = Protocol.LOG_SHMFD in self.protocol
+
+    def _send_rarp(self, message: Message) -> None:
+        self._negotiated(Protocol.RARP, message)
+        assert isinstance(self.device, Announces)
+        self.device.send_rarp(message.payload[:6])
+
+    def _net_set_mtu(self, message: Message) -> None:
+        self._negotiated(Protocol.MTU, message)
+        assert isinstance(self.device, TakesMtu)
+        (mtu,) = U64.unpack(message.payload)
+        self.device.set_mtu(mtu)
 
     def _get_queue_num(self, message: Message) -> bytes:
         return U64.pack(len(self.vrings))
@@ -181,8 +245,9 @@ class BackEnd:
         self._reset_device(message)
 
     def _reset_device(self, message: Message) -> None:
-        self._stop_all()
+        self.stop_all()
         self.device.core.reset()
+        self.accounts.forget_inflight()
         self.begun = False
         self.status = Status(0)
 
@@ -218,6 +283,7 @@ class BackEnd:
         if len(set(slots)) != len(slots):
             raise ProtocolError("a memory region is there twice")
         self.memory.replace(list(zip(slots, message.fds, strict=True)))
+        self.unmap()
 
     def _get_max_mem_slots(self, message: Message) -> bytes:
         return U64.pack(MAX_SLOTS)
@@ -230,44 +296,36 @@ class BackEnd:
     def _rem_mem_reg(self, message: Message) -> None:
         guest, size, user, _ = REGION.unpack_from(message.payload, MEM_REG.size)
         self.memory.remove(self.memory.find(guest, size, user))
+        self.unmap()
 
     # Rings.
 
-    def _vring(self, index: int) -> Vring:
-        if index >= len(self.vrings):
-            raise ProtocolError(f"ring {index}; the device has {len(self.vrings)}")
-        return self.vrings[index]
-
-    def _stopped_vring(self, index: int, what: str) -> Vring:
-        vring = self._vring(index)
-        if vring.started:
-            raise ProtocolError(f"{what} of ring {index}, which is running")
-        return vring
-
     def _set_vring_num(self, message: Message) -> None:
         index, num = VRING_STATE.unpack(message.payload)
-        self._stopped_vring(index, "size").num = num
+        self.stopped_vring(index, "size").num = num
 
     def _set_vring_base(self, message: Message) -> None:
         index, base = VRING_STATE.unpack(message.payload)
-        self._stopped_vring(index, "base").base = base
+        self.stopped_vring(index, "base").base = base
 
     def _set_vring_addr(self, message: Message) -> None:
         index, flags, desc, used, avail, log_addr = VRING_ADDR.unpack(message.payload)
-        vring = self._vring(index)
+        vring = self.vring(index)
         # Of a running ring the same addresses are said again, to turn logging on and off.
         if vring.started and (desc, used, avail) != (vring.desc, vring.used, vring.avail):
             raise ProtocolError(f"addresses of ring {index}, which is running")
         vring.desc, vring.used, vring.avail = desc, used, avail
         vring.log = log_addr if flags & 1 else None
         vring.has_addresses = True
+        self.accounts.update(self.device.queues[index], vring.log)
 
     def _set_vring_enable(self, message: Message) -> None:
         index, on = VRING_STATE.unpack(message.payload)
         if on > 1:
             raise ProtocolError(f"enable {on}; it takes 0 or 1")
-        vring = self._vring(index)
+        vring = self.vring(index)
         vring.enabled = bool(on)
+        self.show(vring)
         if not vring.started:
             return
         if vring.enabled:
@@ -280,7 +338,7 @@ class BackEnd:
         (value,) = U64.unpack(message.payload)
         if value & ~(NO_FD | 0xFF) or bool(value & NO_FD) == bool(message.fds):
             raise ProtocolError(f"{message}: {value:#x} with {len(message.fds)} descriptors")
-        vring = self._vring(value & 0xFF)
+        vring = self.vring(value & 0xFF)
         if name == "kick":
             self.unwatch(vring)
         fd = message.fds.pop() if message.fds else -1
@@ -292,7 +350,8 @@ class BackEnd:
     def _set_vring_kick(self, message: Message) -> None:
         vring = self._fd(message, "kick")
         if not vring.started:
-            self._start(vring)
+            self.start(vring)
+        self.show(vring)
         if vring.enabled:
             self.watch(vring)
             self.device.kick(vring.index)
@@ -306,50 +365,47 @@ class BackEnd:
     def _set_vring_err(self, message: Message) -> None:
         self._fd(message, "err")
 
-    def _start(self, vring: Vring) -> None:
-        if not vring.has_addresses or not vring.num:
-            raise ProtocolError(f"ring {vring.index} is kicked before it has a size and addresses")
-        if not self.begun:
-            self.device.core.begin(int(self.features))
-            self.begun = True
-        find = self.memory.guest_address
-        config = QueueConfig(
-            vring.num,
-            find(vring.desc),
-            find(vring.avail),
-            find(vring.used),
-            self.features,
-            vring.index,
-            self.device.names[vring.index],
-        )
-        self.device.start_queue(vring.index, config, vring.base)
-        vring.started = True
-        log.info(
-            "ring %d (%s): %s, %d entries, from %#x on, features %s",
-            vring.index,
-            config.name,
-            "packed" if config.packed else "split",
-            config.size,
-            vring.base,
-            config.features.name,
-        )
-
     def _get_vring_base(self, message: Message) -> bytes:
         index, _ = VRING_STATE.unpack(message.payload)
-        vring = self._vring(index)
-        self._stop(vring)
+        vring = self.vring(index)
+        self.stop(vring)
         self.unwatch(vring)
         vring.set_fd("kick", -1)
         return VRING_STATE.pack(index, vring.base)
 
-    def _stop(self, vring: Vring) -> None:
-        if vring.started:
-            vring.base = self.device.stop_queue(vring.index)
-            vring.started = False
+    # In-flight tracking and the dirty log.
 
-    def _stop_all(self) -> None:
-        for vring in self.vrings:
-            self._stop(vring)
+    def _negotiated(self, feature: Protocol, message: Message) -> None:
+        if feature not in self.protocol:
+            raise ProtocolError(f"{message}: {feature.name} was not negotiated")
+
+    def _get_inflight_fd(self, message: Message) -> bytes:
+        self._negotiated(Protocol.INFLIGHT_SHMFD, message)
+        _, _, queues, size = INFLIGHT.unpack(message.payload)
+        area = self.accounts.new_inflight(queues, size)
+        self.reply_fds.append(area.fd)
+        return INFLIGHT.pack(area.length, area.offset, queues, size)
+
+    def _set_inflight_fd(self, message: Message) -> None:
+        self._negotiated(Protocol.INFLIGHT_SHMFD, message)
+        if len(message.fds) != 1:
+            raise ProtocolError("SET_INFLIGHT_FD without a descriptor")
+        if any(vring.started for vring in self.vrings):
+            raise ProtocolError("SET_INFLIGHT_FD while rings are running")
+        self.accounts.set_inflight(InflightArea(message.fds[0], *INFLIGHT.unpack(message.payload)))
+
+    def _set_log_base(self, message: Message) -> bytes:
+        self._negotiated(Protocol.LOG_SHMFD, message)
+        if len(message.fds) != 1:
+            raise ProtocolError("SET_LOG_BASE without a descriptor")
+        size, offset = LOG.unpack(message.payload)
+        self.accounts.set_log(message.fds[0], size, offset)
+        self.update_log()
+        return U64.pack(0)
+
+    def _set_log_fd(self, message: Message) -> None:
+        # It would be signalled as a courtesy: whoever migrates looks at the log all the time.
+        self._negotiated(Protocol.LOG_SHMFD, message)
 
     # Configuration.
 
@@ -377,4 +433,10 @@ class BackEnd:
             raise ProtocolError("SET_BACKEND_REQ_FD without a descriptor")
         if self.channel is not None:
             self.channel.close()
-        self.channel = Connection(socket.socket(fileno=message.fds.pop()))
+            self.channel = None
+        try:
+            sock = socket.socket(fileno=message.fds[0])
+        except OSError as error:
+            raise ProtocolError(f"SET_BACKEND_REQ_FD: no socket: {error}") from error
+        message.fds.clear()
+        self.channel = Connection(sock)

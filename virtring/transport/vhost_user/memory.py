@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from virtring.errors import VirtioError
+from virtring.errors import MemoryInUse, VirtioError
 from virtring.memory import GuestMemory, Region
 from virtring.transport.unix import ProtocolError
 
@@ -41,6 +41,8 @@ class FrontEndMemory:
     def __init__(self) -> None:
         self.memory = GuestMemory()
         self.slots: dict[Slot, Region] = {}
+        # No longer in the map, but a queue or a chain may still look at them.
+        self._removed: list[Region] = []
 
     def add(self, slot: Slot, fd: int) -> None:
         """Map a region; ``fd`` stays the caller's. ProtocolError when that cannot be."""
@@ -71,13 +73,22 @@ class FrontEndMemory:
         self.slots[slot] = region
 
     def remove(self, slot: Slot) -> None:
-        """Unmap a region. MemoryInUse while a queue or a chain still lies in it."""
+        """Take a region out of the map. A ring that lies in it still can; buffers cannot."""
         region = self.slots.get(slot)
         if region is None:
             raise ProtocolError(f"no memory region at {slot.guest_addr:#x}")
         self.memory.remove_region(slot.guest_addr, slot.size)
         del self.slots[slot]
-        region.close()
+        self._removed.append(region)
+
+    def unmap_removed(self) -> None:
+        """Unmap what was removed and nobody looks at any more; the rest is tried again later."""
+        removed, self._removed = self._removed, []
+        for region in removed:
+            try:
+                region.close()
+            except MemoryInUse:
+                self._removed.append(region)
 
     def find(self, guest_addr: int, size: int, user_addr: int) -> Slot:
         """The slot of that place; what REM_MEM_REG says of the file does not count."""
@@ -89,9 +100,7 @@ class FrontEndMemory:
     def replace(self, wanted: list[tuple[Slot, int]]) -> None:
         """Make the regions ``wanted``; those that are there already stay mapped."""
         kept = {
-            slot
-            for slot, fd in wanted
-            if slot in self.slots and same_file(fd, self.slots[slot].fd)
+            slot for slot, fd in wanted if slot in self.slots and same_file(fd, self.slots[slot].fd)
         }
         for slot in list(self.slots):
             if slot not in kept:
@@ -103,6 +112,7 @@ class FrontEndMemory:
     def clear(self) -> None:
         """Unmap everything."""
         self.replace([])
+        self.unmap_removed()
 
     def guest_address(self, user_addr: int) -> int:
         """The guest address behind a front-end address, such as a ring's."""

@@ -38,8 +38,8 @@ MEM_REG = struct.Struct("<Q")
 REGION = struct.Struct("<QQQQ")
 #: offset, size, flags, then the bytes
 CONFIG = struct.Struct("<III")
-#: mmap size, mmap offset, queues, queue size
-INFLIGHT = struct.Struct("<QQHH")
+#: mmap size, mmap offset, queues, queue size; with the padding of a C structure
+INFLIGHT = struct.Struct("<QQHH4x")
 #: size, offset
 LOG = struct.Struct("<QQ")
 
@@ -112,6 +112,18 @@ F_PROTOCOL_FEATURES = 1 << 30
 
 
 @dataclass(frozen=True)
+class InflightArea:
+    """Shared memory for in-flight tracking: ``length`` bytes of ``fd`` from ``offset`` on, for
+    ``queues`` rings of up to ``size`` entries."""
+
+    fd: int
+    length: int
+    offset: int
+    queues: int
+    size: int
+
+
+@dataclass(frozen=True)
 class Shape:
     """What a request looks like: payload bytes, least and most; descriptors; has it an answer?"""
 
@@ -151,8 +163,8 @@ SHAPES: dict[Request, Shape] = {
     Request.SET_BACKEND_REQ_FD: Shape(0, U64.size, 1),
     Request.GET_CONFIG: Shape(CONFIG.size, CONFIG.size + MAX_CONFIG, reply=True),
     Request.SET_CONFIG: Shape(CONFIG.size, CONFIG.size + MAX_CONFIG),
-    Request.GET_INFLIGHT_FD: Shape(INFLIGHT.size, INFLIGHT.size + 4, reply=True),
-    Request.SET_INFLIGHT_FD: Shape(INFLIGHT.size, INFLIGHT.size + 4, 1),
+    Request.GET_INFLIGHT_FD: Shape(INFLIGHT.size, INFLIGHT.size, reply=True),
+    Request.SET_INFLIGHT_FD: Shape(INFLIGHT.size, INFLIGHT.size, 1),
     Request.RESET_DEVICE: Shape(),
     Request.GET_MAX_MEM_SLOTS: _ASK,
     Request.ADD_MEM_REG: Shape(MEM_REG.size + REGION.size, MEM_REG.size + REGION.size, 1),

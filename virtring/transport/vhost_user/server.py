@@ -7,7 +7,7 @@ from functools import partial
 
 from virtring.device import Device
 from virtring.queue import EventFd
-from virtring.transport.unix import SocketServer
+from virtring.transport.unix import ProtocolError, SocketServer
 from virtring.transport.vhost_user.backend import BackEnd
 from virtring.transport.vhost_user.connection import Connection
 from virtring.transport.vhost_user.vring import Vring, drain
@@ -78,7 +78,8 @@ class Session:
         running = [
             (vring.index, queue)
             for vring in self.backend.vrings
-            if vring.started and vring.enabled
+            if vring.started
+            and vring.enabled
             and (queue := self.device.queues[vring.index]) is not None
             and not queue.is_broken
         ]
@@ -92,8 +93,13 @@ class Session:
 
     def _watch(self, vring: Vring) -> None:
         if vring.kick >= 0 and vring.index not in self.kicks:
+            try:
+                self.selector.register(
+                    vring.kick, selectors.EVENT_READ, partial(self._kicked, vring)
+                )
+            except OSError as error:
+                raise ProtocolError(f"nothing to wait for, the kick of a ring: {error}") from error
             self.kicks[vring.index] = vring.kick
-            self.selector.register(vring.kick, selectors.EVENT_READ, partial(self._kicked, vring))
 
     def _unwatch(self, vring: Vring) -> None:
         # While the descriptor is open: epoll goes on reporting a file that the peer has open too.
@@ -104,5 +110,6 @@ class Session:
     def _kicked(self, vring: Vring) -> None:
         # A message handled just before may have taken the descriptor away.
         if vring.index in self.kicks:
-            drain(vring.kick)
+            if not drain(vring.kick):
+                self._unwatch(vring)
             self.device.kick(vring.index)

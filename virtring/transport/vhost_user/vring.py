@@ -1,15 +1,28 @@
 """What a front end has said of one ring, and the descriptors it gave for it."""
 
+import logging
 import os
+import sys
 from dataclasses import dataclass
 
+log = logging.getLogger(__name__)
 
-def drain(fd: int) -> None:
-    """Take the count out of an eventfd that is readable, whoever set it up."""
+#: What an eventfd takes.
+ONE = (1).to_bytes(8, sys.byteorder)
+
+
+def drain(fd: int) -> bool:
+    """Take the count out of an eventfd that is readable, whoever set it up.
+
+    False when no more can come: a pipe whose other end is closed, or something else altogether.
+    """
     try:
-        os.read(fd, 8)
+        return bool(os.read(fd, 8))
     except BlockingIOError:
-        return
+        return True
+    except OSError as error:
+        log.warning("a kick descriptor cannot be read: %s", error)
+        return False
 
 
 @dataclass
@@ -27,6 +40,8 @@ class Vring:
     has_addresses: bool = False
     enabled: bool = False
     started: bool = False
+    #: Where it was stopped in this session, as GET_VRING_BASE was told.
+    stopped: int | None = None
     kick: int = -1
     call: int = -1
     err: int = -1
@@ -40,22 +55,28 @@ class Vring:
 
     def interrupt(self) -> None:
         """Tell the front end that buffers were used."""
-        if self.call >= 0:
-            try:
-                os.write(self.call, b"\1\0\0\0\0\0\0\0")
-            except BlockingIOError:
-                # The count is at its end: the front end has a notification waiting.
-                return
+        self._signal(self.call)
 
     def report_error(self) -> None:
         """Tell the front end that the ring is broken."""
-        if self.err >= 0:
-            os.write(self.err, b"\1\0\0\0\0\0\0\0")
+        self._signal(self.err)
+
+    def _signal(self, fd: int) -> None:
+        if fd < 0:
+            return
+        try:
+            os.write(fd, ONE)
+        except BlockingIOError:
+            # The count is at its end: the front end has a notification waiting.
+            return
+        except OSError as error:
+            # A pipe that nobody reads, or a descriptor of something else.
+            log.warning("ring %d: the front end cannot be told: %s", self.index, error)
 
     def forget(self) -> None:
         """As before the first message about it."""
         for name in ("kick", "call", "err"):
             self.set_fd(name, -1)
         self.num = self.base = self.desc = self.used = self.avail = 0
-        self.log = None
+        self.log = self.stopped = None
         self.has_addresses = self.enabled = self.started = False

@@ -1,0 +1,16 @@
+from typing import Self
+
+from _typeshed import WriteableBuffer
+
+ALIGN: int
+
+def inflight_bytes(num: int) -> int: ...
+
+class Inflight:
+    def __new__(cls, area: WriteableBuffer, num: int, packed: bool) -> Self: ...
+    @property
+    def packed(self) -> bool: ...
+    @property
+    def num(self) -> int: ...
+    @property
+    def is_new(self) -> bool: ...

@@ -11,8 +11,8 @@ from virtring.memory.barriers cimport copy_desc, load64_any, store16, store64
 from virtring.memory.table cimport PERM_READ, PERM_WRITE, guest_table
 from virtring.ring.common cimport (
     SINGLE, VR_NO_SPACE, VR_OK, VR_ROW_ADDRESS, VR_ROW_BYTES, VR_ROW_FLAGS, VR_ROW_ORDER,
-    VR_ROW_SIZE, VR_ROW_ZERO_LENGTH, batch_cols, buf_state, driver_side, fail, in_memory, inside, note_in_len,
-    note_ndesc, note_word,
+    VR_ROW_SIZE, VR_ROW_ZERO_LENGTH, batch_cols, buf_state, driver_side, fail, in_memory, inside,
+    note_in_len, note_ndesc, note_word,
 )
 from virtring.ring.packed_common cimport AVAIL_USED
 from virtring.ring.packed_driver cimport (

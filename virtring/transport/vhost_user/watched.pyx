@@ -74,7 +74,7 @@ cdef class WatchedQueue(DeviceQueue):
             self.turn = np.zeros(self.s.num, np.uint32)
             self.marked = np.zeros(IDS, np.uint8)
 
-    def take_split(self, heads, used) -> int:
+    cdef object take_split(self, object heads, object used):
         """An avail ring in which just ``heads`` are available; the position to begin at."""
         cdef uint32_t num = self.s.num
         cdef uint32_t mask = num - 1
@@ -91,7 +91,7 @@ cdef class WatchedQueue(DeviceQueue):
         self.left = <uint32_t>len(heads)
         return used
 
-    def take_packed(self, chains, used) -> int:
+    cdef object take_packed(self, object chains, object used):
         """A ring in which just the descriptors of ``chains`` are available; where to begin."""
         cdef uint32_t num = self.s.num
         cdef uint32_t at = used & 0x7FFF

@@ -23,3 +23,5 @@ cdef class WatchedQueue(DeviceQueue):
     cdef int note(self, const uint32_t* id, size_t n, uint32_t pos) except -1
     cdef void note_events(self)
     cdef int logged(self, const uint32_t* id, size_t n, uint32_t before, bint any) except -1
+    cdef object take_split(self, object heads, object used)
+    cdef object take_packed(self, object chains, object used)

@@ -45,7 +45,7 @@ class PythonChannel:
     """One kind of channel in two processes."""
 
     def __init__(self, kind: str) -> None:
-        self.name = f"channel-{kind}"
+        self.name = "virtring, channel" if kind == "virtring" else kind
         self.version = ""
         self._kind = kind
         self._python: str | None = None

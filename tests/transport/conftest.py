@@ -1,5 +1,6 @@
 """Every transport of this process, with a split and a packed ring."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,15 @@ import pytest
 from tests.transport.common import LAYOUTS, Echo, Rig, bound
 from virtring.spec.features import Feature
 from virtring.transport.connect import KINDS
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collections() -> Iterator[None]:
+    """Descriptors are counted after a collection each time: it need not look at all of pytest."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(params=KINDS)

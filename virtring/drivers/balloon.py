@@ -74,6 +74,7 @@ class BalloonDriver(VirtioDriver):
         self.statistics: Callable[[], Mapping[int, int]] = self.memory_statistics
         self.pages: list[int] = []
         self.target = 0
+        self._asked = 0
         #: The guest memory had no more pages for the balloon.
         self.starved = False
         self._lock = Condition()
@@ -117,7 +118,7 @@ class BalloonDriver(VirtioDriver):
 
     def config_changed(self) -> None:
         with self._lock:
-            self.target = int(self.vdev.cread(BALLOON_CONFIG, "num_pages"))
+            self.target = self._asked = int(self.vdev.cread(BALLOON_CONFIG, "num_pages"))
             self.starved = False
         self._step()
 
@@ -126,6 +127,9 @@ class BalloonDriver(VirtioDriver):
 
         WaitTimeout after ``timeout`` seconds.
         """
+        # The device may have changed its mind while the interrupt that says so waits for another.
+        if self.vdev.cread(BALLOON_CONFIG, "num_pages") != self._asked:
+            self.config_changed()
         with self._lock:
             if not self._lock.wait_for(self._settled, timeout):
                 raise WaitTimeout(

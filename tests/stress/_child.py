@@ -6,7 +6,7 @@ import random
 import zlib
 
 from virtring import DeviceQueue, EventFd, Feature, GuestMemory, QueueConfig, wait_available
-from virtring.queue import Batch
+from virtring.queue import Batch, Chain
 from virtring.queue.notify import Spin
 
 WAIT = 30.0
@@ -26,7 +26,7 @@ def serve(
     done = 0
     while done < count:
         assert wait_available(device, kick, WAIT, spin), f"{done} of {count} chains came"
-        chains = []
+        chains: list[Chain] = []
         while len(chains) < burst and (chain := device.next_chain()) is not None:
             chains.append(chain)
         if Feature.IN_ORDER not in config.features:

@@ -43,7 +43,7 @@ cdef class DeviceQueue(DeviceRing):
 
     def __cinit__(self, memory, config=None, *, weak_barriers=True, call=None):
         self.memory = memory
-        self.weak_barriers = weak_barriers
+        self.weak_asked = weak_barriers
         self.call_cb = call
         if config is not None:
             self.configure(config)

@@ -42,6 +42,10 @@ cdef class DeviceQueue(DeviceRing):
     """
 
     def __cinit__(self, memory, config=None, *, weak_barriers=True, call=None):
+        if call is not None and not callable(call):
+            raise InvalidArgument(
+                f"call is a {type(call).__name__}; it takes a function of the queue or an EventFd"
+            )
         self.memory = memory
         self.weak_asked = weak_barriers
         self.call_cb = call

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,10 +197,25 @@ def copy_image(driver: BlkDriver, data: bytes, type: BlkType, *, depth: int = 12
     return got.tobytes()
 
 
-@pytest.mark.parametrize("kind", ["loopback", "pci"])
-def test_image(tmp_path: Path, ring: Feature, kind: str) -> None:
-    """A whole image, written and read back in a random order with 128 requests in flight."""
-    data = random.Random(11).randbytes(8 << 20)
+@pytest.fixture(scope="module")
+def filesystem(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An ext4 file system with some files in it."""
+    maker = shutil.which("mke2fs", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
+    if maker is None:
+        pytest.skip("mke2fs is not installed (apt-get install e2fsprogs)")
+    folder = tmp_path_factory.mktemp("filesystem")
+    (folder / "files").mkdir()
+    for number in range(20):
+        data = random.Random(number).randbytes(number * 10_000)
+        (folder / "files" / f"{number}").write_bytes(data)
+    words = [maker, "-q", "-t", "ext4", "-d", folder / "files", folder / "image", "8M"]
+    subprocess.run(words, check=True)
+    return (folder / "image").read_bytes()
+
+
+def test_image(tmp_path: Path, ring: Feature, kind: str, filesystem: bytes) -> None:
+    """A file system, written and read back in a random order with 128 requests in flight."""
+    data = filesystem
     path = tmp_path / "image"
     path.touch()
     os.truncate(path, len(data))

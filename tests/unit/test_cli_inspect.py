@@ -54,10 +54,11 @@ def test_what_it_refuses() -> None:
     for bad, code, text in (
         (["/nowhere", *good[1:]], 1, "/nowhere cannot be opened: No such file"),
         ([*good, "--packed"], 2, "give --position"),
-        ([*good, "--size", "17"], 1, "a split ring takes a power of two"),
+        ([*good, "--size", "17"], 2, "a split ring takes a power of two"),
         ([*good, "--desc", "0x7fff0000"], 1, "desc area"),
         ([*good, "--desc", "here"], 2, "'here' is no number like 256 or 0x1000"),
         ([*good, "--offset", "0x7fff0000"], 1, "has no bytes from 0x7fff0000 on"),
+        ([*good, "--offset", "1"], 2, "--offset 0x1 is no multiple of 0x1000"),
         (good[:-2], 2, "Missing option '--used'"),
     ):
         result = _cli.run("inspect", *bad)

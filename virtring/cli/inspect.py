@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from virtring.cli.failure import Failed
-from virtring.errors import VirtioError
+from virtring.errors import InvalidArgument, VirtioError
 from virtring.memory import GuestMemory, Region
 from virtring.queue import DeviceQueue, QueueConfig, describe
 from virtring.spec.features import Feature
@@ -78,6 +78,7 @@ def inspect(
 
     MEMORY is the file that holds the guest's memory: a dump, or a memfd that a process shares, such
     as /proc/PID/fd/N. It is only read. 'virtring serve -v' tells size and addresses of each ring.
+    Exit codes: 0 shown, 1 MEMORY cannot be read or holds no such ring, 2 wrong usage.
 
     \b
     Example:
@@ -90,12 +91,20 @@ def inspect(
         features |= Feature.RING_PACKED
     if not no_event_idx:
         features |= Feature.EVENT_IDX
+    if offset % mmap.ALLOCATIONGRANULARITY:
+        raise click.UsageError(
+            f"--offset {offset:#x} is no multiple of {mmap.ALLOCATIONGRANULARITY:#x}, as it must be"
+        )
+    try:
+        config = QueueConfig(size, desc, avail, used, features, 0, "ring")
+    except InvalidArgument as error:
+        raise click.UsageError(str(error)) from None
     mapped = opened(memory, offset)
     region = Region.from_buffer(mapped)
     guest = GuestMemory()
     try:
         guest.add_region(base, region)
-        queue = DeviceQueue(guest, QueueConfig(size, desc, avail, used, features, 0, "ring"))
+        queue = DeviceQueue(guest, config)
         if position is None:
             position = int.from_bytes(guest.read(used + 2, 2), "little")
         queue.restore(position)

@@ -40,8 +40,9 @@ def on_stdio(port: Port) -> Iterator[None]:
 class SocketWire:
     """A port at a Unix socket: whoever connects has it until it closes, then the next one.
 
-    While nobody is connected the port is closed and its output goes nowhere. path: of the socket,
-    made here and removed by close(). Raises InvalidArgument as ``listen``.
+    While nobody is connected the port is closed, but for one that is a console: what is written to
+    that then goes nowhere. path: of the socket, made here and removed by close(). Raises
+    InvalidArgument as ``listen``.
     """
 
     def __init__(self, port: Port, path: Path) -> None:
@@ -79,6 +80,10 @@ class SocketWire:
             backend.close()
             ended.close()
             sock.close()
+            if self.port.console:
+                self.port.open()
+            else:
+                self.port.close()
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def interface(
 @contextmanager
 def terminal(socket: Path | None, ports: Sequence[tuple[str, Path]] = ()) -> Iterator[Device]:
     """A console on this terminal or a socket, and further ports by name, on a socket each."""
-    first = Port("console", console=True, opened=socket is None)
+    first = Port("console", console=True)
     others = [Port(name, opened=False) for name, _ in ports]
     device = Console([first, *others])
     with ExitStack() as stack:

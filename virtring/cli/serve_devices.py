@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
+from time import sleep
 
 import click
 
@@ -17,7 +18,7 @@ from virtring.devices.console_port import Port
 from virtring.devices.net import Net
 from virtring.devices.net_backend import Echo, Tap
 from virtring.errors import InvalidArgument, NotSupported
-from virtring.rpmsg import Endpoint, RpmsgDevice, RpmsgDriver
+from virtring.rpmsg import DeviceBus, Endpoint, RpmsgDevice, RpmsgDriver
 from virtring.spec.balloon import BALLOON_PFN_SHIFT, BalloonStat
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
 NAP = 1.0
 #: Announced unless another name is given.
 SERVICE = "virtring-echo"
+#: Seconds from the driver's start to the announcement. Linux 6.1 takes it in its interrupt, where
+#: it must not meet a lock that is held, as many are while a driver is bound.
+SETTLE = 1.0
 
 
 def pages(text: str) -> int:
@@ -116,6 +120,14 @@ def _watch(device: Balloon, ended: Event) -> None:
             device.request_stats()
 
 
+class Announcer(RpmsgDevice):
+    """Announces its services a moment after the driver's start."""
+
+    def started(self, bus: DeviceBus) -> None:
+        sleep(SETTLE)
+        super().started(bus)
+
+
 @contextmanager
 def echo_service(name: str = SERVICE) -> Iterator[Device]:
     """An RPMsg service that sends every message back; says at the end how many there were."""
@@ -130,6 +142,6 @@ def echo_service(name: str = SERVICE) -> Iterator[Device]:
     driver = RpmsgDriver(name, echo, probe=lambda channel: log.info("rpmsg: %r is there", channel))
     try:
         # The driver may announce a channel of that name, too.
-        yield RpmsgDevice(services=[driver], drivers=[driver])
+        yield Announcer(services=[driver], drivers=[driver])
     finally:
         click.echo(f"{name}: {count} messages, {size} bytes echoed", err=True)

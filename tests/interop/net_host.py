@@ -1,5 +1,4 @@
-"""A small host at the far end of a network device: answers ARP, pings and TFTP (RFC 826, 792, 1350).
-"""
+"""A host at the far end of a network device: answers ARP, pings and TFTP (RFC 826, 792, 1350)."""
 
 from __future__ import annotations
 

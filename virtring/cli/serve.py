@@ -115,7 +115,8 @@ def rng(path: Path, poll: bool, verbose: bool) -> None:
 @over_vhost_user
 @click.option("--tap", metavar="NAME",
               help="What it is connected to: a TAP interface of this host, made if it is not there."
-              " Without it, every packet goes back to where it came from.")
+              " Without it, packets go back to where they came from, as far as the driver"
+              " wants to receive them.")
 @click.option("--mac", callback=read_by(serve_devices.address), metavar="ADDRESS",
               help="Its address  [default: a random one; QEMU's netdev has its own]")
 @click.option("--queue-pairs", type=click.IntRange(1, 64), default=1, show_default=True,

@@ -31,7 +31,7 @@ NAP = 1.0
 SERVICE = "virtring-echo"
 #: Seconds from the driver's start to the announcement. Linux 6.1 takes it in its interrupt, where
 #: it must not meet a lock that is held, as many are while a driver is bound.
-SETTLE = 1.0
+SETTLE = 2.0
 
 
 def pages(text: str) -> int:
@@ -120,7 +120,7 @@ def _watch(device: Balloon, ended: Event) -> None:
             device.request_stats()
 
 
-class Announcer(RpmsgDevice):
+class Rpmsg(RpmsgDevice):
     """Announces its services a moment after the driver's start."""
 
     def started(self, bus: DeviceBus) -> None:
@@ -142,6 +142,6 @@ def echo_service(name: str = SERVICE) -> Iterator[Device]:
     driver = RpmsgDriver(name, echo, probe=lambda channel: log.info("rpmsg: %r is there", channel))
     try:
         # The driver may announce a channel of that name, too.
-        yield Announcer(services=[driver], drivers=[driver])
+        yield Rpmsg(services=[driver], drivers=[driver])
     finally:
         click.echo(f"{name}: {count} messages, {size} bytes echoed", err=True)

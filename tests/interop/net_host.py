@@ -18,7 +18,9 @@ TFTP, PORT = 69, 7000
 
 def checksum(data: bytes) -> int:
     """Of the Internet protocols (RFC 1071)."""
-    words = struct.unpack(f">{(len(data) + 1) // 2}H", data + bytes(len(data) % 2))
+    words: tuple[int, ...] = struct.unpack(
+        f">{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)
+    )
     total = sum(words)
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)

@@ -27,8 +27,11 @@ pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
 MAC = bytes.fromhex("525400abcdef")
 
 
-@pytest.mark.parametrize("pins", [False, True], ids=["msix", "intx"])
-@pytest.mark.parametrize("version", ["6.1", "7"])
+@pytest.mark.parametrize(
+    ("version", "pins"),
+    [("6.1", False), ("7", False), ("7", True)],
+    ids=["6.1-msix", "7-msix", "7-intx"],
+)
 def test_several_devices(tmp_path: Path, version: str, pins: bool) -> None:
     checks: list[Check] = [BalloonCheck(), ConsoleCheck(), NetCheck(MAC)]
     with ExitStack() as stack:

@@ -45,7 +45,7 @@ def listening(make: Callable[[], SocketServer], option: str) -> Iterator[SocketS
 def run(servers: Mapping[str, SocketServer], *, hint: str = "") -> None:
     """Serve, a thread each, until SIGTERM or Ctrl-C, or until one of them fails; then none is left.
 
-    Names are those of the threads. ``hint`` is said when all listen.
+    Names are those of the threads. ``hint`` is said first, with the paths.
     """
     failures: list[BaseException] = []
 
@@ -66,11 +66,13 @@ def run(servers: Mapping[str, SocketServer], *, hint: str = "") -> None:
     threads = [
         Thread(target=serve, args=(server,), name=name) for name, server in servers.items()
     ]
-    for thread, server in zip(threads, servers.values(), strict=True):
-        thread.start()
+    # They listen already; what their threads say comes later.
+    for server in servers.values():
         click.echo(f"serving at {server.path}", err=True)
     if hint:
         click.echo(hint, err=True)
+    for thread in threads:
+        thread.start()
     for thread in threads:
         thread.join()
     for number in (signal.SIGTERM, signal.SIGINT):

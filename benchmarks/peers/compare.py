@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 from benchmarks.peers.linux_vringh import LinuxVringh
 from benchmarks.peers.ours import CHAINS, CYTHON, FLAT_BATCH, FLAT_SIZES, PYTHON, RINGS
@@ -26,6 +25,8 @@ class Comparison:
     def name(self) -> str:
         """Which ring and which shape of buffers."""
         case = self.ours
+        if case.ring == "channel":
+            return f"{self.work}, batch {case.batch}" if case.batch > 1 else self.work
         table = " indirect" if case.indirect else ""
         shape = f"{case.descriptors} descr{table}, batch {case.batch}"
         by = " (Cython)" if case.peer == CYTHON else ""
@@ -157,31 +158,48 @@ def _two_cores() -> Iterator[Comparison]:
                 yield Comparison(f"round trip, {name}", ours, peer, target)
 
 
-# Peers of a channel by their names, and what is aimed at beside each; the first that fits counts.
-_CHANNEL_TARGETS = (
-    ("*multiprocessing*queue*", 1 / 20),
-    ("*multiprocessing*", None),
-    ("*", 1 / 2),
-)
+# What a peer that passes buffers in place is asked by, and what one that only copies.
+_PASSING = {"passed": "send", "round-trip-passed": "round-trip"}
+_SMALL, _LARGE = 64, 65536
 
 
 def channel_comparisons(groups: Mapping[str, Sequence[Peer]]) -> dict[str, list[Comparison]]:
-    """For groups in which cases of one shape are compared, whatever their peers call the ring.
+    """Every comparison of the channel, for groups of peers by their question.
 
-    In each group, a peer whose name begins with ``virtring`` is ours; it is set beside all others.
+    In each group, the peer whose name begins with ``virtring`` is ours; it is set beside all
+    others, case by case and size by size. Messages of 64 KiB and more that virtring passes in place
+    stand beside the copies of a peer that cannot do so.
     """
     return {title: [*_like_with_like(peers)] for title, peers in groups.items()}
 
 
 def _like_with_like(peers: Sequence[Peer]) -> Iterator[Comparison]:
     mine = [case for peer in peers if peer.name.startswith(PYTHON) for case in peer.cases()]
-    others = [case for peer in peers if not peer.name.startswith(PYTHON) for case in peer.cases()]
+    others = [peer for peer in peers if not peer.name.startswith(PYTHON)]
     for ours in mine:
         for peer in others:
-            if replace(ours, peer=peer.peer, ring=peer.ring) == peer:
-                fitting = (
-                    target
-                    for pattern, target in _CHANNEL_TARGETS
-                    if fnmatchcase(peer.peer.lower(), pattern)
-                )
-                yield Comparison(ours.name, ours, peer, next(fitting))
+            theirs = peer.cases()
+            same = replace(ours, peer=peer.name)
+            copied = replace(same, name=_PASSING.get(ours.name, ""))
+            if same in theirs:
+                yield Comparison(_message(ours), ours, same, _aim(ours, peer.name))
+            elif copied in theirs and ours.ring_size >= _LARGE:
+                yield Comparison(_message(ours), ours, copied, _aim(ours, peer.name))
+
+
+def _message(case: Case) -> str:
+    size, unit = case.ring_size, "B"
+    for larger in ("KiB", "MiB"):
+        if size >= 1024:
+            size, unit = size // 1024, larger
+    return f"{case.name}, {size} {unit}"
+
+
+def _aim(ours: Case, peer: str) -> float | None:
+    """Twice the others' rate for small messages and for passed ones; twenty times the Queue's."""
+    if peer == "multiprocessing-queue":
+        return 1 / 20 if ours.ring_size < _LARGE or ours.name in _PASSING else None
+    if peer.startswith("multiprocessing"):
+        return None
+    few = ours.ring_size == _SMALL and ours.name in ("send", "batch")
+    return 1 / 2 if few or (ours.ring_size == _LARGE and ours.name == "passed") else None

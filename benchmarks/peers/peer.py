@@ -44,11 +44,13 @@ class Record:
 
     A round in which another process took the core measures that process too; it is run again, a
     limited number of times. ``preempted`` counts the rounds that never had the core to themselves.
+    ``tails`` are the 99th and the 99.9th percentile of each run that timed every single one.
     """
 
     case: Case
     samples: tuple[float, ...]
     preempted: int = 0
+    tails: tuple[tuple[float, float], ...] = ()
 
     @property
     def median(self) -> float:
@@ -65,8 +67,17 @@ class Record:
         """Nanoseconds a buffer in the slowest round."""
         return max(self.samples)
 
+    @property
+    def tail(self) -> tuple[float, float] | None:
+        """The two percentiles of the middle run, in nanoseconds, where there are any."""
+        if not self.tails:
+            return None
+        p99, p999 = zip(*self.tails, strict=True)
+        return statistics.median(p99), statistics.median(p999)
+
     def as_dict(self) -> dict[str, object]:
         """The flat form of a line of ``--json``."""
+        p99, p999 = self.tail or (None, None)
         return {
             "peer": self.case.peer,
             "ring": self.case.ring,
@@ -77,6 +88,8 @@ class Record:
             "indirect": self.case.indirect,
             "ns_per_buffer_median": round(self.median, 3),
             "ns_per_buffer_min": round(self.best, 3),
+            "ns_p99": p99,
+            "ns_p999": p999,
             "rounds": len(self.samples),
             "preempted": self.preempted,
             "samples": list(self.samples),
@@ -93,7 +106,10 @@ def merge(records: Iterable[Record]) -> list[Record]:
     for record in records:
         first = joined.get(record.case, Record(record.case, ()))
         joined[record.case] = Record(
-            record.case, first.samples + record.samples, first.preempted + record.preempted
+            record.case,
+            first.samples + record.samples,
+            first.preempted + record.preempted,
+            first.tails + record.tails,
         )
     return list(joined.values())
 

@@ -52,4 +52,4 @@ def draw(results: Results, path: Path) -> None:
     axes.margins(x=0.25)
     axes.set_xlabel("virtring / peer, logarithmic: shorter is better, 1 is as fast")
     axes.legend(loc="lower right", fontsize=7)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)

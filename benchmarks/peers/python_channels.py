@@ -99,11 +99,13 @@ class PythonChannel:
         """Time the wanted cases, each in two processes of its own."""
         if work.cpus[0] == work.cpus[1]:
             raise PeerMissing("two cores are needed: some of the channels poll")
-        return [
-            Record(case, tuple(float(ns) for ns in self.time(case, work)["samples"]))
-            for case in self.cases()
-            if work.wants(case)
-        ]
+        records = []
+        for case in filter(work.wants, self.cases()):
+            line = self.time(case, work)
+            tails = ((float(line["p99"]), float(line["p999"])),) if "p99" in line else ()
+            samples = tuple(float(ns) for ns in line["samples"])
+            records.append(Record(case, samples, tails=tails))
+        return records
 
 
 def channel_engines() -> dict[str, Sequence[PythonChannel]]:

@@ -7,6 +7,7 @@ that has only one of these packages. A wire without back-pressure gets it from :
 
 import contextlib
 import ctypes
+import functools
 import mmap
 import multiprocessing
 import os
@@ -352,7 +353,8 @@ class Virtring:
             release(message)
             return number, size
 
-        end.recv, end.recv_batch, end.recv_array = two.recv, two.recv_batch, two.recv_array
+        end.recv, end.recv_array = two.recv, two.recv_array
+        end.recv_batch = functools.partial(two.recv_batch, BATCH)
         end.recv_passed = recv_passed
         return end
 

@@ -96,7 +96,25 @@ def text(results: Results) -> str:
     every = [_HEADS, *(row for group in rows.values() for row in group)]
     for title, group in rows.items():
         lines += ["", title, *align([_HEADS, *group], _LEFT, every)]
+    trips = round_trips(results)
+    if trips:
+        lines += ["", "round trips of messages, every one timed: microseconds"]
+        lines += align(trips, {0, 1})
     return "\n".join([*lines, "", *versions(results)])
+
+
+def round_trips(results: Results) -> list[tuple[str, ...]]:
+    """Median and percentiles of the cases that timed every single one, below their heads."""
+    rows = [
+        (
+            f"{record.case.name}, {record.case.ring_size} B",
+            record.case.peer,
+            *(f"{ns / 1000:.1f}" for ns in (record.median, *record.tail)),
+        )
+        for record in sorted(results.records, key=lambda r: (r.case.ring_size, r.case.name))
+        if record.tail is not None
+    ]
+    return [("there and back", "channel", "median", "p99", "p99.9"), *rows] if rows else []
 
 
 def _cells(outcome: Outcome) -> tuple[str, ...]:
@@ -172,15 +190,20 @@ def markdown(results: Results, plot: str | None) -> str:
     lines = [
         f"{results.machine()}. {results.method()} By `python -m benchmarks.peers`.",
         "",
-        "| what | virtring | peer | | ratio | target | |",
-        "| --- | ---: | --- | ---: | ---: | ---: | --- |",
+        "| what | virtring | peer | | ratio | range | target | |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | --- |",
     ]
     lines += [
         f"| {o.comparison.name} | {o.ours.median:.1f} ns | {peer_name(o)} | {o.peer.median:.1f} ns "
-        f"| {o.ratio:.2f} | {target(o)} | {verdict(o)} |"
+        f"| {o.ratio:.2f} | {o.spread[0]:.2f}..{o.spread[1]:.2f} | {target(o)} | {verdict(o)} |"
         for o in results.all_outcomes
         if o.comparison.at_most is not None
     ]
+    trips = round_trips(results)
+    if trips:
+        lines += ["", "Round trips of messages between two processes, every one timed, in µs:", ""]
+        rows = [f"| {' | '.join(row)} |" for row in trips]
+        lines += [rows[0], "| --- | --- | ---: | ---: | ---: |", *rows[1:]]
     built = "; ".join(f"{p.name} {p.version}" for p in results.peers if p.version)
     lines += ["", f"Versions: {built}."]
     absent = [f"{name} ({' '.join(why.split())})" for name, why in results.missing.items()]

@@ -1,6 +1,6 @@
 """Two processes: nothing is lost, reordered or changed, however fast it goes.
 
-RPMSG_MESSAGES sets how many messages go there and back; 100000 by default.
+RPMSG_MESSAGES sets how many messages go there and back; a million by default.
 """
 
 import gc
@@ -19,7 +19,7 @@ from virtring import InvalidArgument, PeerDied, Spin
 from virtring.rpmsg import Channel, Messages, RpmsgDriver, RpmsgLink, create_link
 from virtring.rpmsg.link import HEAD, MAGIC
 
-MESSAGES = int(os.environ.get("RPMSG_MESSAGES", "100000"))
+MESSAGES = int(os.environ.get("RPMSG_MESSAGES", "1000000"))
 SIZE = 24
 BATCH = 32
 

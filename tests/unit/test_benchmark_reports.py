@@ -1,6 +1,7 @@
 """What the benchmark commands conclude from their figures; they measure nothing here."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from benchmarks.instructions.build import TELLING, differences, facts
 from benchmarks.instructions.callgrind import CannotCount, Count
 from benchmarks.peers import comparisons, engines
 from benchmarks.peers.compare import Comparison, Outcome
-from benchmarks.peers.peer import Case, Record
-from benchmarks.peers.report import BEGIN, END, replace_between
+from benchmarks.peers.peer import Case, Record, Work, merge
+from benchmarks.peers.report import BEGIN, END, Results, replace_between, round_trips
 
 OURS, THEIRS = Case("virtring", "split", 256, "round"), Case("other", "split", 256, "round")
 
@@ -37,6 +38,16 @@ def test_a_ratio_is_of_medians_and_its_range_of_turns() -> None:
     assert (outcome.ratio, outcome.spread, outcome.met) == (0.5, (0.4, 0.6), True)
     slower = Outcome(one, Record(OURS, (6.0,) * 4), theirs, turns=2)
     assert (slower.ratio, slower.met) == (0.6, False)
+
+
+def test_percentiles_are_of_the_middle_run() -> None:
+    case = Case("virtring", "channel", 64, "round-trip")
+    one = Record(case, (1000.0,), tails=((2000.0, 9000.0),))
+    others = [replace(one, tails=((ns, ns + 1000.0),)) for ns in (3.0, 4000.0)]
+    joined = merge([one, *others])
+    assert [record.tail for record in joined] == [(2000.0, 5000.0)]
+    results = Results([], Work(), 1, records=[*joined, Record(THEIRS, (1.0,))])
+    assert round_trips(results)[1:] == [("round-trip, 64 B", "virtring", "1.0", "2.0", "5.0")]
 
 
 def test_only_what_is_between_the_marks_is_replaced(tmp_path: Path) -> None:

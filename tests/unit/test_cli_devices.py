@@ -24,7 +24,14 @@ def test_the_list() -> None:
         "device": "Balloon",
         "features": ["MUST_TELL_HOST", "STATS_VQ", "DEFLATE_ON_OOM", "PAGE_REPORTING"],
     }
-    assert {"console", "rng", "block", "rpmsg"} <= set(rows)
+    assert rows["rpmsg"] == {
+        "id": 7,
+        "name": "rpmsg",
+        "driver": "VirtioRpmsg",
+        "device": "RpmsgDevice",
+        "features": ["NS"],
+    }
+    assert {"console", "rng", "block", "net"} <= set(rows)
     assert [row["id"] for row in rows.values()] == sorted(row["id"] for row in rows.values())
     for row in rows.values():
         assert set(row) == {"id", "name", "driver", "device", "features"}
@@ -47,6 +54,8 @@ def test_the_table_has_them_all() -> None:
         ("console", "loopback", "split"),
         ("rng", "mmio", "packed"),
         ("block", "pci-intx", "split"),
+        ("net", "pci", "packed"),
+        ("rpmsg", "mmio", "split"),
     ],
 )
 def test_a_demo(device: str, kind: str, ring: str) -> None:
@@ -63,6 +72,11 @@ def test_a_demo(device: str, kind: str, ring: str) -> None:
         assert lines[2] == "  from the device: Grüße"
     elif device == "block":
         assert lines[1].endswith("Grüße")
+    elif device == "net":
+        assert lines[1].endswith("received: Grüße")
+        assert lines[2] == "  256 packets by batches: 256 sent, 256 received, all equal"
+    elif device == "rpmsg":
+        assert lines[2:] == ["  and back: GRüßE"]
     else:
         assert len({*map(str.strip, lines)}) == 4
         assert all(len(bytes.fromhex(line)) == 16 for line in lines)

@@ -190,8 +190,18 @@ def test_strong_barriers(kind: str, how: str) -> None:
     ring = Ring(kind, 8, features, weak_barriers=how == "feature")
     assert not ring.vq.weak_barriers
     ring.dq = DeviceQueue(ring.memory, ring.vq.config, weak_barriers=how == "feature")
+    assert not ring.dq.weak_barriers
     run(ring, 30)
-    assert Ring(kind).vq.weak_barriers
+    # Neither the one that Linux's call made nor one that is made over the same areas.
+    config = ring.vq.config
+    assert Virtqueue(ring.memory, config, weak_barriers=how == "feature").weak_barriers is False
+    plain = Ring(kind)
+    assert plain.vq.weak_barriers
+    assert plain.dq.weak_barriers
+    # What one ring had agreed on does not bind the next one.
+    ring.dq.reset()
+    ring.dq.configure(plain.vq.config)
+    assert ring.dq.weak_barriers == (how == "feature")
 
 
 # -- what is frozen ------------------------------------------------------------------------------

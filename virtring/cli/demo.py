@@ -18,13 +18,13 @@ from virtring.transport.connect import KINDS
 )
 @click.option(
     "--text", default="hello, console", show_default=True, metavar="TEXT",
-    help="What the console is told, or the disk is to keep.",
+    help="What the console is told, a packet or message says, or the disk is to keep.",
 )
 def demo(device: str, transport: str, ring: str, text: str) -> None:
     """Run DEVICE and its driver in one process and show what they do.
 
-    DEVICE is balloon, block, console or rng. What is shown is checked: pages really go, bytes
-    really come back. 'virtring devices' lists all that there are.
+    DEVICE is balloon, block, console, net, rng or rpmsg. What is shown is checked: pages really go,
+    bytes really come back. 'virtring devices' lists all that there are.
 
     \b
     Examples:

@@ -10,16 +10,21 @@ from typing import Any
 
 from virtring.cli.failure import Failed
 from virtring.device import Device, VirtioBus, VirtioDevice, VirtioDriver
+from virtring.device.packets import Packets
 from virtring.devices.balloon import Balloon
 from virtring.devices.blk import Blk
 from virtring.devices.console import Console
 from virtring.devices.console_port import Port
+from virtring.devices.net import Net
+from virtring.devices.net_backend import Echo
 from virtring.devices.rng import Rng
 from virtring.drivers.balloon import BalloonDriver
 from virtring.drivers.blk import BlkDriver
 from virtring.drivers.console import ConsoleDriver
+from virtring.drivers.net import NetDriver
 from virtring.drivers.rng import RngDriver
 from virtring.memory import GuestMemory
+from virtring.rpmsg import Endpoint, RpmsgDevice, RpmsgDriver, VirtioRpmsg
 from virtring.spec.balloon import BalloonStat
 from virtring.spec.features import Feature
 from virtring.transport import connect
@@ -29,6 +34,8 @@ MEMORY = 64 * MIB
 #: Pages of 4096 bytes in a MiB.
 PAGES = MIB // 4096
 DISK = 1 * MIB
+#: Packets.
+BURST = 256
 
 
 @dataclass
@@ -150,6 +157,48 @@ def block(bench: Bench, text: str) -> Iterator[str]:
     yield f"sector 8 written, flushed and read: {data.decode(errors='replace').rstrip()}"
 
 
+def net(bench: Bench, text: str) -> Iterator[str]:
+    # To itself, by an EtherType for experiments, no shorter than Ethernet allows.
+    mac = bench.driver.mac
+    frame = (mac + mac + b"\x88\xb5" + text.encode()[:1000]).ljust(60, b"\0")
+    yield f"link {'up' if bench.driver.link_up else 'down'}, MAC {mac.hex(':')}"
+    bench.driver.send(frame)
+    back = bench.driver.receive()
+    check(back == frame, f"{back!r} came back")
+    said = back[14:].rstrip(b"\0").decode(errors="replace")
+    yield f"a packet of {len(frame)} bytes sent, and received: {said}"
+    burst, got, sent, came = Packets.of([frame] * BURST), Packets(BURST), 0, 0
+    for _ in range(BURST):
+        sent += bench.driver.send_batch(burst, sent)
+        came += bench.driver.receive_batch(got)
+    check(came == BURST, f"{came} of {BURST} packets came back")
+    check(all(packet.tobytes() == frame for packet in got), "a packet of the burst has changed")
+    yield f"{BURST} packets by batches: {sent} sent, {came} received, all equal"
+
+
+def rpmsg(bench: Bench, text: str) -> Iterator[str]:
+    bus = bench.driver.bus
+    channel = bus.wait_rx(lambda: bus.find_channel("upper"), timeout=10)
+    yield f"the device has announced channel {channel.name!r} at address {channel.dst}"
+    ept = bus.wait_rx(lambda: channel.ept, timeout=10)
+    ept.send(text.encode()[: bus.mtu])
+    data, src = ept.recv(timeout=10)
+    check(data == text.encode()[: bus.mtu].upper(), f"{data!r} came back")
+    yield f"from {ept.addr} to {src}: {text}"
+    yield f"and back: {data.decode(errors='replace')}"
+
+
+def shouting(folder: Path) -> RpmsgDevice:
+    def upper(ept: Endpoint, data: bytes, src: int) -> None:
+        ept.sendto(data.upper(), src)
+
+    return RpmsgDevice([RpmsgDriver("upper", upper)])
+
+
+class Messenger(VirtioRpmsg):
+    services = (RpmsgDriver("upper"),)
+
+
 def disk(folder: Path) -> Blk:
     path = folder / "disk.img"
     path.write_bytes(bytes(DISK))
@@ -160,5 +209,7 @@ DEMOS = {
     "balloon": Demo(lambda _: Balloon(), BalloonDriver, balloon),
     "block": Demo(disk, BlkDriver, block),
     "console": Demo(echoing, ConsoleDriver, console),
+    "net": Demo(lambda _: Net(Echo()), NetDriver, net),
     "rng": Demo(lambda _: Rng(), RngDriver, rng),
+    "rpmsg": Demo(shouting, Messenger, rpmsg),
 }

@@ -15,8 +15,7 @@ from rich.table import Table
 import virtring.devices
 import virtring.drivers
 from virtring.device import Device, VirtioDriver
-from virtring.rpmsg import DeviceBus, DriverBus
-from virtring.rpmsg.wire import RpmsgFeature
+from virtring.rpmsg import RpmsgDevice, VirtioRpmsg
 from virtring.spec.ids import DeviceID
 
 
@@ -52,19 +51,15 @@ def entries() -> list[Entry]:
     def entry(id: int) -> Entry:
         return found.setdefault(id, Entry(id, DeviceID(id).name.lower()))
 
-    for cls in own_classes(virtring.devices):
+    for cls in (*own_classes(virtring.devices), RpmsgDevice):
         if issubclass(cls, Device) and hasattr(cls, "device_id"):
             entry(int(cls.device_id)).device = cls.__name__
-    for cls in own_classes(virtring.drivers):
+    for cls in (*own_classes(virtring.drivers), VirtioRpmsg):
         if issubclass(cls, VirtioDriver):
             for id in cls.id_table:
                 row = entry(id.device)
                 row.driver = cls.__name__
                 row.features = [name_of(bit) for bit in cls.feature_table]
-    # Messages have a bus of their own on the two queues of their device.
-    row = entry(int(DeviceID.RPMSG))
-    row.driver, row.device = DriverBus.__name__, DeviceBus.__name__
-    row.features = [name_of(bit) for bit in RpmsgFeature]
     return sorted(found.values(), key=lambda row: row.id)
 
 

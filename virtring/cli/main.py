@@ -2,20 +2,17 @@
 
 import signal
 import sys
+from importlib import import_module
 from types import FrameType
 
 import click
 
 from virtring._version import __version__
-from virtring.cli.bench import bench
-from virtring.cli.demo import demo
-from virtring.cli.devices import devices
 from virtring.cli.failure import Failed, one_line
-from virtring.cli.inspect import inspect
-from virtring.cli.rpmsg import rpmsg
-from virtring.cli.serve import serve
-from virtring.cli.transfer import transfer
 from virtring.errors import VirtioError
+
+#: Each is the command of that name in the module of that name.
+COMMANDS = ("bench", "demo", "devices", "inspect", "rpmsg", "serve", "transfer")
 
 FAILED = 1
 USAGE = 2
@@ -28,7 +25,16 @@ class Interrupted(Exception):
 
 
 class Commands(click.Group):
-    """The group; gets at Ctrl-C before click does."""
+    """The group; gets at Ctrl-C before click does, and imports only the command that is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"virtring.cli.{name}"), name)
+        return command
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -59,15 +65,6 @@ def cli() -> None:
     """
 
 
-cli.add_command(bench)
-cli.add_command(demo)
-cli.add_command(devices)
-cli.add_command(inspect)
-cli.add_command(rpmsg)
-cli.add_command(serve)
-cli.add_command(transfer)
-
-
 def run() -> int:
     """Run the command line in ``sys.argv``; the exit code. Errors are one line on stderr."""
     # A plain kill must not leave children or half-written files behind either.
@@ -88,8 +85,9 @@ def _usage_text(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "virtring"
     if type(error).__name__ == "NoArgsIsHelpError":
-        group = context.command if context is not None else cli
-        names = group.commands if isinstance(group, click.Group) else {}
+        names: list[str] = []
+        if context is not None and isinstance(context.command, click.Group):
+            names = context.command.list_commands(context)
         return f"name a command: {' or '.join(names)} (see '{path} --help')"
     text = " ".join(error.format_message().split())
     command = path.partition(" ")[2]

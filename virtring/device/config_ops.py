@@ -37,8 +37,8 @@ class SharedMemory:
 class VirtioConfigOps(ABC):
     """What a driver can ask of its transport, entry by entry as in Linux.
 
-    ``get``, ``set``, ``get_status``, ``set_status``, ``get_features`` and ``finalize_features`` may
-    wait for the device, so they are refused in a queue's callback by transports that cannot wait.
+    ``reset``, ``disable_vq_and_reset`` and ``synchronize_cbs`` wait until no callback runs, so they
+    are refused inside of one.
     """
 
     @abstractmethod

@@ -10,6 +10,10 @@
 
 #include <stdint.h>
 
+#ifndef __has_builtin
+#define __has_builtin(name) 0
+#endif
+
 #if defined(__x86_64__) || defined(__i386__)
 #include <emmintrin.h>
 #define VR_STRONG_MB() _mm_mfence()
@@ -17,12 +21,19 @@
 #define VR_STRONG_WMB() _mm_sfence()
 #define VR_RELAX() _mm_pause()
 #elif defined(__aarch64__)
-#include <arm_acle.h>
+#if __has_builtin(__builtin_arm_dsb)
 /* 15, 13 and 14: full system, all accesses / loads / stores */
-#define VR_STRONG_MB() __dsb(15)
-#define VR_STRONG_RMB() __dsb(13)
-#define VR_STRONG_WMB() __dsb(14)
-#define VR_RELAX() __yield()
+#define VR_STRONG_MB() __builtin_arm_dsb(15)
+#define VR_STRONG_RMB() __builtin_arm_dsb(13)
+#define VR_STRONG_WMB() __builtin_arm_dsb(14)
+#define VR_RELAX() __builtin_arm_yield()
+#else
+/* GCC has no names for these: its full fence, of the domain that CPUs and coherent devices share. */
+#define VR_STRONG_MB() __sync_synchronize()
+#define VR_STRONG_RMB() __sync_synchronize()
+#define VR_STRONG_WMB() __sync_synchronize()
+#define VR_RELAX() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+#endif
 #else
 #define VR_STRONG_MB() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 #define VR_STRONG_RMB() __atomic_thread_fence(__ATOMIC_SEQ_CST)

@@ -1,6 +1,6 @@
 """Where a ring's parts lie: the layouts of both rings, and the description both sides share."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self
 
@@ -80,9 +80,13 @@ class QueueConfig:
     big_endian: bool = False
 
     def __post_init__(self) -> None:
-        check_size(self.size, self.packed)
-        features = Feature(self.features)
+        features = check_features(self.features)
         object.__setattr__(self, "features", features)
+        check_size(self.size, self.packed)
+        if not isinstance(self.index, int) or not 0 <= self.index <= 0xFFFF:
+            raise InvalidArgument(f"index {self.index!r} of a queue; there are 0 to 65535")
+        if not isinstance(self.name, str):
+            raise InvalidArgument(f"name {self.name!r} is not a str")
         if self.packed and Feature.VERSION_1 not in features:
             raise InvalidArgument("RING_PACKED needs VERSION_1: legacy devices have no packed ring")
         if self.big_endian and Feature.VERSION_1 in features:
@@ -113,7 +117,7 @@ class QueueConfig:
 
     @property
     def packed(self) -> bool:
-        return Feature.RING_PACKED in Feature(self.features)
+        return Feature.RING_PACKED in self.features
 
     @property
     def label(self) -> str:
@@ -137,9 +141,12 @@ class QueueConfig:
         used = round_up(avail + avail_bytes(size, False), align)
         return cls(size, start, avail, used, features, index, name, big_endian)
 
-    def with_addresses(self, size: int, desc: int, avail: int, used: int) -> Self:
-        """The same queue with a ring elsewhere."""
-        return replace(self, size=size, desc=desc, avail=avail, used=used)
+
+def check_features(features: int) -> Feature:
+    """``features`` as a :class:`Feature`; InvalidArgument when that is no set of bits."""
+    if not isinstance(features, int) or features < 0:
+        raise InvalidArgument(f"features {features!r} are no set of bits: Feature.VERSION_1")
+    return Feature(features)
 
 
 def transport_features(features: Feature) -> Feature:

@@ -11,6 +11,7 @@ from virtring.queue.config import (
     QueueConfig,
     avail_bytes,
     check_align,
+    check_features,
     check_size,
     desc_bytes,
     round_up,
@@ -55,7 +56,7 @@ class RingDevice:
         big_endian: bool = False,
     ) -> None:
         self.memory = memory
-        self.features = Feature(features)
+        self.features = check_features(features)
         self.config = config
         self.big_endian = big_endian
 
@@ -278,7 +279,7 @@ def create_pair(
     """
     if memory is None:
         memory = GuestMemory.create(16 << 20)
-    bits = Feature(features)
+    bits = check_features(features)
     if packed:
         bits |= Feature.RING_PACKED
     vdev = RingDevice(memory, bits)

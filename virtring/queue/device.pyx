@@ -42,8 +42,12 @@ cdef class DeviceQueue(DeviceRing):
     """
 
     def __cinit__(self, memory, config=None, *, weak_barriers=True, call=None):
+        if call is not None and not callable(call):
+            raise InvalidArgument(
+                f"call is a {type(call).__name__}; it takes a function of the queue or an EventFd"
+            )
         self.memory = memory
-        self.weak_barriers = weak_barriers
+        self.weak_asked = weak_barriers
         self.call_cb = call
         if config is not None:
             self.configure(config)

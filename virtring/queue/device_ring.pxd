@@ -9,7 +9,7 @@ cdef class DeviceRing(QueueSide):
     cdef split_device split             # the one in use is told by QueueSide.packed
     cdef packed_device pack
     cdef device_side* s                 # the common part of the one in use
-    cdef readonly bint weak_barriers
+    cdef bint weak_asked                # by the argument; a feature of the ring may say otherwise
     cdef Batch one                      # scratch for a single chain
     cdef unsigned long generation       # of the ring: chains of an older one are void
 

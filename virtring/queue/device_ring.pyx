@@ -26,6 +26,13 @@ cdef class DeviceRing(QueueSide):
     def __dealloc__(self):
         self.free_state()
 
+    @property
+    def weak_barriers(self) -> bool:
+        """Whether barriers order accesses between CPUs only, not those of real hardware."""
+        if self.config is None:
+            return self.weak_asked
+        return self.s.weak_barriers
+
     def configure(self, config) -> None:
         """Serve the ring that ``config`` (a :class:`QueueConfig`) describes, from its first entry.
 
@@ -63,7 +70,7 @@ cdef class DeviceRing(QueueSide):
             self.split.mask = <uint16_t>(num - 1)
         self.s.num = <uint32_t>num
         self.s.weak_barriers = (
-            self.weak_barriers and Feature.ORDER_PLATFORM not in config.features
+            self.weak_asked and Feature.ORDER_PLATFORM not in config.features
         )
         self.s.event_idx = Feature.EVENT_IDX in config.features
         self.s.indirect = Feature.INDIRECT_DESC in config.features

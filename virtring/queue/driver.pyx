@@ -42,6 +42,12 @@ cdef class Virtqueue(DriverAdd):
         self, memory, config, *, vdev=None, weak_barriers=True, context=False, notify=None,
         callback=None, num_max=0, vring_align=0, blocks=()
     ):
+        for what, given in (("notify", notify), ("callback", callback)):
+            if given is not None and not callable(given):
+                raise InvalidArgument(
+                    f"{what} is a {type(given).__name__}; it takes a function of the queue or an"
+                    " EventFd"
+                )
         self.memory = memory
         self.vdev = vdev
         self.weak_barriers = weak_barriers

@@ -57,6 +57,7 @@ cdef class DriverRing(QueueSide):
             self.split.avail_event = <char*>&self.used[2 + 4 * num]
             self.split.mask = <uint16_t>(num - 1)
         self.s.num = <uint32_t>num
+        self.weak_barriers &= Feature.ORDER_PLATFORM not in config.features
         self.s.weak_barriers = self.weak_barriers
         self.s.event_idx = Feature.EVENT_IDX in config.features
         self.s.in_order = Feature.IN_ORDER in config.features

@@ -284,6 +284,19 @@ def test_a_driver_that_gives_its_own_ring_away(make_machine: MakeMachine) -> Non
     assert device.ignored >= 2
 
 
+def test_actual_in_a_write_of_everything(simple: Machine) -> None:
+    """As QEMU brings it over vhost-user; the rest may be what was once so."""
+    device = offer(simple)
+    simple.plug(device, BalloonDriver)
+    device.set_target(3)
+    device.core.write_config(0, (7).to_bytes(4, "little") + (1 << 24).to_bytes(4, "little") * 3)
+    assert (device.target, device.actual) == (3, 1 << 24)
+    assert bytes(device.core.config[8:]) == bytes(8)
+    device.core.write_config(6, b"\x05" * 4)
+    assert device.actual == 0x05050000
+    assert bytes(device.core.config[8:]) == bytes(8)
+
+
 def test_only_actual_is_the_drivers_to_write(make_machine: MakeMachine) -> None:
     machine = make_machine()
     device = Balloon()

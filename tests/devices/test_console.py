@@ -252,6 +252,17 @@ def test_emergency_writes_need_no_driver(machine: Machine) -> None:
     assert bytes(device.core.config[:4]) == bytes(4)
 
 
+def test_emergency_in_a_write_of_everything(simple: Machine) -> None:
+    """As QEMU brings it over vhost-user."""
+    said = bytearray()
+    device = console(simple, Port(), emergency=said.extend)
+    simple.plug(device, ConsoleDriver)
+    device.core.write_config(0, bytes(8) + b"!\0\0\0")
+    device.core.write_config(9, b"123")
+    device.core.write_config(0, b"12345678")
+    assert said == b"!"
+
+
 def test_emergency_writes_go_to_port_0(simple: Machine) -> None:
     out = bytearray()
     device = console(simple, Port(output=out.extend))

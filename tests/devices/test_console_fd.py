@@ -8,6 +8,7 @@ import socket
 import threading
 import tty
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -169,3 +170,28 @@ def test_what_cannot_be() -> None:
     Console([port])
     with pytest.raises(InvalidArgument, match="file descriptor"):
         FdBackend(port, 9999, None)
+
+
+@pytest.mark.parametrize("kind", ["file", "null"])
+def test_files(simple: Machine, tmp_path: Path, kind: str) -> None:
+    """A file as input ends at its end, and takes output."""
+    port = Port()
+    driver = simple.plug(Console([port], ring_features=simple.ring_features), ConsoleDriver)
+    source = Path(os.devnull)
+    if kind == "file":
+        source = tmp_path / "input"
+        source.write_bytes(BIG)
+    ended = threading.Event()
+    output = tmp_path / "output"
+    with source.open("rb") as feed, output.open("wb") as sink:
+        backend = FdBackend(port, feed.fileno(), sink.fileno(), on_end=ended.set)
+        ours, got = driver.port(), b""
+        while kind == "file" and len(got) < len(BIG):
+            got += ours.read(1 << 16)
+        assert ended.wait(10)
+        assert not port.opened
+        ours.write(BIG)
+        ours.flush()
+        backend.close()
+    assert got == (BIG if kind == "file" else b"")
+    assert output.read_bytes() == BIG

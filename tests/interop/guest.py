@@ -59,6 +59,7 @@ class Guest(Process):
       with its libraries.
     - `devices` are QEMU's further arguments. The memory, `memory` MiB, is a shared memfd, or with
       ``shared=False`` QEMU's own. `append` goes to the kernel's command line.
+    - `reboots`: the script may reboot, and is run again then; otherwise that is the end.
     - `workdir` gets the initramfs.
     """
 
@@ -75,6 +76,7 @@ class Guest(Process):
         memory: int = 256,
         processors: int = 1,
         shared: bool = True,
+        reboots: bool = False,
         append: str = "",
     ) -> None:
         program = require(qemu)
@@ -98,7 +100,8 @@ class Guest(Process):
         super().__init__(
             program,
             [
-                *("-no-user-config", "-nodefaults", "-no-reboot", "-display", "none"),
+                *("-no-user-config", "-nodefaults", "-display", "none"),
+                *(() if reboots else ("-no-reboot",)),
                 *("-accel", "tcg", "-m", f"{memory}M", "-smp", str(processors)),
                 *("-object", backend, "-machine", "q35,memory-backend=memory"),
                 *("-kernel", str(kernel.image), "-initrd", str(initramfs)),

@@ -69,7 +69,7 @@ def test_polling(tmp_path: Path) -> None:
         (["blk", "image", "--vhost-user", "s", "--serial", "s" * 21], "20 fit"),
         (["rng", "--vhost-user", "image"], "is no socket"),
         (["rng", "--vhost-user", "s" * 200], "too long"),
-        ([], "name a command: blk or rng"),
+        ([], "name a command: balloon or blk or console or net or pci or rng"),
     ],
 )
 def test_wrong_use(

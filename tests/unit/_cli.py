@@ -10,6 +10,7 @@ from pathlib import Path
 import virtring
 
 ROOT = Path(virtring.__file__).parents[1]
+COMMAND = (sys.executable, "-m", "virtring")
 
 
 def environment(*first: Path) -> dict[str, str]:
@@ -23,7 +24,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``virtring`` to its end; ``limit``: bytes that a file may have."""
     return subprocess.run(
-        [sys.executable, "-m", "virtring", *map(str, args)],
+        [*COMMAND, *map(str, args)],
         capture_output=True, text=True, timeout=60, env=environment(*first), check=False,
         preexec_fn=None if limit is None else lambda: resource.setrlimit(
             resource.RLIMIT_FSIZE, (limit, limit)
@@ -34,7 +35,7 @@ def run(
 def start(*args: object) -> subprocess.Popen[str]:
     """Start ``virtring`` and go on."""
     return subprocess.Popen(
-        [sys.executable, "-m", "virtring", *map(str, args)],
+        [*COMMAND, *map(str, args)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
     )
 

@@ -107,8 +107,10 @@ class Balloon(Device):
     # What the driver does.
 
     def config_written(self, offset: int, data: bytes) -> None:
-        if offset >= ACTUAL and offset + len(data) <= ACTUAL + 4:
-            self.core.config[offset : offset + len(data)] = data
+        # Some transports bring the whole configuration; the rest of it is not the driver's.
+        start, end = max(offset, ACTUAL), min(offset + len(data), ACTUAL + 4)
+        if start < end:
+            self.core.config[start:end] = data[start - offset : end - offset]
 
     def handle_queue(self, index: int, queue: DeviceQueue) -> None:
         # Linux closes the gap that a missing statistics queue leaves, the standard does not. As

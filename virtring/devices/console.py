@@ -145,12 +145,14 @@ class Console(Device):
             self.ports[0].set_guest_open(True)
 
     def config_written(self, offset: int, data: bytes) -> None:
-        if offset != EMERG_WR or not data:
+        # Some transports bring the whole configuration.
+        byte = data[EMERG_WR - offset :][:1] if offset <= EMERG_WR else b""
+        if not byte:
             return
         if self._emergency is not None:
-            self._emergency(data[:1])
+            self._emergency(byte)
         elif 0 in self.ports:
-            self.ports[0].output(data[:1])
+            self.ports[0].output(byte)
 
     def handle_queue(self, index: int, queue: DeviceQueue) -> None:
         if index == ConsoleQueue.CONTROL_RECEIVEQ:

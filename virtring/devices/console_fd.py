@@ -3,10 +3,11 @@
 import logging
 import os
 import selectors
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock, Thread
 
-from virtring.devices.console_port import Port
+from virtring.devices.console_port import Port, ignore
 from virtring.errors import InvalidArgument, WrongState
 
 log = logging.getLogger(__name__)
@@ -21,10 +22,18 @@ class FdBackend:
 
     read_fd and write_fd may be the same, either may be None; they stay the caller's and do not
     block any more. The port belongs to a console already (WrongState). When the other end closes,
-    the port is closed; what the driver still writes is then dropped. :meth:`close` ends it.
+    the port is closed, then on_end() called; what the driver still writes is dropped if nobody
+    takes it. :meth:`close` ends it.
     """
 
-    def __init__(self, port: Port, read_fd: int | None, write_fd: int | None) -> None:
+    def __init__(
+        self,
+        port: Port,
+        read_fd: int | None,
+        write_fd: int | None,
+        *,
+        on_end: Callable[[], object] = ignore,
+    ) -> None:
         if port.owner is None:
             raise WrongState(f"port {port.name!r} belongs to no console yet")
         for fd in (read_fd, write_fd):
@@ -39,6 +48,7 @@ class FdBackend:
         self._lock = Lock()
         self._output = bytearray()
         self._closing = False
+        self._on_end = on_end
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         port.output = self._take
         port.on_room = self._room
@@ -94,7 +104,8 @@ class FdBackend:
     # The thread.
 
     def _run(self) -> None:
-        with selectors.DefaultSelector() as selector:
+        # Not epoll, which refuses files and /dev/null.
+        with selectors.PollSelector() as selector:
             selector.register(self._bell, selectors.EVENT_READ)
             watched: dict[int, int] = {}
             while not self._closing and self.port.owner is not None:
@@ -146,3 +157,4 @@ class FdBackend:
         else:
             self._read_fd = None
             self.port.close()
+            self._on_end()

@@ -16,15 +16,17 @@ class VfioUserServer(SocketServer):
     alone, whoever else has work for it. Memory that the client shares is used where it is; the
     rest is read and written by messages, which is slow.
 
-    path: of the socket, made here and removed by close().
+    path: of the socket, made here and removed by close(). vectors: MSI-X messages, by default one a
+    queue and one for configuration changes; 0 for a function that has INTx only.
     """
 
-    def __init__(self, device: Device, path: str) -> None:
+    def __init__(self, device: Device, path: str, *, vectors: int | None = None) -> None:
         super().__init__(path)
         self.device = device
+        self.vectors = vectors
 
     def serve(self, sock: socket.socket) -> bool:
-        session = Session(self.device, Connection(sock), self.stopping)
+        session = Session(self.device, Connection(sock), self.stopping, self.vectors)
         try:
             with selectors.DefaultSelector() as selector:
                 for what in (session.connection, session.work, self.stopping):

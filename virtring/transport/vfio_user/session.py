@@ -12,7 +12,6 @@ from virtring.device import Device
 from virtring.errors import QueueClosed, VirtioError
 from virtring.memory import GuestMemory
 from virtring.queue import DeviceQueue, EventFd, QueueConfig
-from virtring.spec.features import Feature
 from virtring.spec.status import Status
 from virtring.transport.pci_device import CONFIG_SIZE
 from virtring.transport.unix import MESSAGE_TIME, ProtocolError, close_fds
@@ -35,12 +34,14 @@ from virtring.transport.vfio_user.message import (
     Refused,
 )
 from virtring.transport.vfio_user.remote_queue import RemoteQueue
+from virtring.transport.vfio_user.words import CONFIG_REGION, in_words, number_in_words
 from virtring.transport.virtio_pci import VirtioPci
+from virtring.transport.words import features_in_words
 
 log = logging.getLogger(__name__)
 
 #: Regions: the BARs, the expansion ROM, the configuration space, VGA.
-CONFIG_REGION, REGIONS = 7, 9
+REGIONS = 9
 #: VFIO_DEVICE_FLAGS_RESET and _PCI; VFIO_REGION_INFO_FLAG_READ and _WRITE.
 DEVICE_FLAGS, READ_WRITE = 3, 3
 #: What we say of ourselves, as far as the client knows of it.
@@ -63,14 +64,21 @@ class Session:
     command. So the device looks at its queues when a command is answered, not before; and while
     such a look waits for an answer, commands are answered as ever.
 
-    ``stopping``: when it is signalled, waiting for an answer ends with Stopped.
+    ``stopping``: when it is signalled, waiting for an answer ends with Stopped. ``vectors``: as for
+    VirtioPci.
     """
 
-    def __init__(self, device: Device, connection: Connection, stopping: EventFd) -> None:
+    def __init__(
+        self,
+        device: Device,
+        connection: Connection,
+        stopping: EventFd,
+        vectors: int | None = None,
+    ) -> None:
         self.connection = connection
         self.stopping = stopping
         memory = GuestMemory()
-        self.pci = VirtioPci(device, memory)
+        self.pci = VirtioPci(device, memory, vectors=vectors)
         self.core = device.core
         #: Signalled when another thread has given the device something to do.
         self.work = EventFd()
@@ -118,6 +126,13 @@ class Session:
         queue = RemoteQueue(memory, **given)
         queue.dma = self.dma
         queue.configure(config)
+        log.info(
+            "queue %d (%s): %s, %d entries",
+            config.index,
+            config.name,
+            "packed" if config.packed else "split",
+            config.size,
+        )
         return queue
 
     def _work(self) -> AbstractContextManager[None]:
@@ -157,7 +172,8 @@ class Session:
             close_fds(message.fds)
 
     def _answer(self, message: Message) -> None:
-        log.debug("%s", message)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("<- %s", in_words(message, self.pci))
         if self.greeted == (message.command == Command.VERSION):
             raise ProtocolError(f"{message}: VERSION comes once, and first")
         handler = self.handlers.get(message.command)
@@ -169,6 +185,8 @@ class Session:
             log.info("%s refused: %s", message, refusal)
             self.connection.refuse(message, refusal.errno)
             return
+        if message.command == Command.REGION_READ and log.isEnabledFor(logging.DEBUG):
+            log.debug("-> %s", number_in_words(payload[REGION_IO.size :]))
         self.connection.reply(message, payload)
 
     def call(self, command: Command, payload: bytes) -> bytes:
@@ -183,13 +201,15 @@ class Session:
         self._last_id = (self._last_id + 1) & 0xFFFF
         try:
             self.connection.command(self._last_id, command, payload)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("-> %s", in_words(Message(0, command, 0, 0, payload), self.pci))
             while True:
                 message = self._next()
                 if not message.is_reply:
                     self._take(message)
                     continue
                 close_fds(message.fds)
-                log.debug("answer: %s", message)
+                log.debug("<- answer: %s", message)
                 if (message.id, message.command) != (self._last_id, command):
                     raise ProtocolError(f"{message}: an answer to nothing")
                 break
@@ -308,7 +328,9 @@ class Session:
             else:
                 self.pci.write_bar(region, at, width, value)
         if Status.FEATURES_OK in self.core.status & ~before:
-            log.info("%s: the driver took %s", self.pci.name, Feature(self.core.driver_features))
+            bits = int(self.core.driver_features)
+            words = features_in_words(bits, self.core.device_id)
+            log.info("%s: the driver took %s", self.pci.name, words)
 
     def _reset(self, message: Message) -> bytes:
         self.pci.reset()

@@ -1,13 +1,5 @@
 """vhost-user messages in words, for whoever follows a session in the log."""
 
-from enum import IntFlag
-
-from virtring.spec.balloon import BalloonFeature
-from virtring.spec.blk import BlkFeature
-from virtring.spec.console import ConsoleFeature
-from virtring.spec.features import Feature
-from virtring.spec.ids import DeviceID
-from virtring.spec.net import NetFeature
 from virtring.spec.status import Status
 from virtring.transport.vhost_user.message import (
     CONFIG,
@@ -26,38 +18,17 @@ from virtring.transport.vhost_user.message import (
     Protocol,
     Request,
 )
-
-#: The bits that a device type gives its own meaning.
-OF_DEVICE: dict[int, type[IntFlag]] = {
-    DeviceID.BLOCK: BlkFeature,
-    DeviceID.NET: NetFeature,
-    DeviceID.CONSOLE: ConsoleFeature,
-    DeviceID.BALLOON: BalloonFeature,
-}
+from virtring.transport.words import bits_in_words, features_in_words
 
 
-def bits_in_words(bits: int, *kinds: type[IntFlag]) -> str:
-    """Names of the bits, of the first kind that knows each; numbers for the others."""
-    words = []
-    for place in range(64):
-        bit = 1 << place
-        if bits & bit:
-            known = (kind(bit).name for kind in kinds if bit in list(kind))
-            words.append(next(known, None) or f"bit {place}")
-    return " ".join(words) or "none"
-
-
-def features_in_words(bits: int, device_id: int) -> str:
+def all_features_in_words(bits: int, device_id: int) -> str:
     """Virtio feature bits, and the two of the protocol among them."""
     words = []
     for bit, name in ((F_LOG_ALL, "LOG_ALL"), (F_PROTOCOL_FEATURES, "PROTOCOL_FEATURES")):
         if bits & bit:
             words.append(name)
             bits &= ~bit
-    kinds: list[type[IntFlag]] = [Feature]
-    if device_id in OF_DEVICE:
-        kinds.append(OF_DEVICE[device_id])
-    return " ".join([bits_in_words(bits, *kinds), *words])
+    return " ".join([features_in_words(bits, device_id), *words])
 
 
 def _region(data: bytes) -> str:
@@ -70,7 +41,7 @@ def payload_in_words(message: Message, device_id: int) -> str:
     data = message.payload
     match message.request:
         case Request.GET_FEATURES | Request.SET_FEATURES if data:
-            return features_in_words(U64.unpack(data)[0], device_id)
+            return all_features_in_words(U64.unpack(data)[0], device_id)
         case Request.GET_PROTOCOL_FEATURES | Request.SET_PROTOCOL_FEATURES if data:
             return bits_in_words(U64.unpack(data)[0], Protocol)
         case Request.GET_STATUS | Request.SET_STATUS if data:

@@ -1,0 +1,105 @@
+"""Resets that come at a bad time: on a closed queue, from a callback, beside another thread."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from virtring import Batch, QueueBusy, QueueClosed, Virtqueue
+
+from ._rings import KINDS, Ring
+
+#: Entries of a large ring, so that a batch takes a while.
+NUM = 16384
+both = pytest.mark.parametrize("kind", KINDS)
+
+CALLS: dict[str, Callable[[Virtqueue], object]] = {
+    "restart": Virtqueue.restart,
+    "recycle_all": Virtqueue.recycle_all,
+    "detach_unused_buf": Virtqueue.detach_unused_buf,
+    "replace_ring": lambda vq: vq.replace_ring(vq.config, []),
+    "reset": Virtqueue.reset,
+}
+
+
+@both
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_closed_queue_is_not_reset(kind: str, call: Callable[[Virtqueue], object]) -> None:
+    ring = Ring(kind)
+    for i in range(3):
+        ring.vq.add_inbuf(ring.buf(), ("token", i))
+    del ring.raw
+    ring.dq.close()
+    ring.vq.close()
+    # Nothing may be written where the ring was.
+    ring.memory.close()
+    with pytest.raises(QueueClosed):
+        call(ring.vq)
+
+
+@both
+@pytest.mark.parametrize("where", ["recycle", "recycle_done"])
+def test_a_queue_that_is_closed_while_it_is_reset(kind: str, where: str) -> None:
+    recycled: list[Any] = []
+
+    def close(vq: Virtqueue, *token: object) -> None:
+        recycled.extend(token)
+        vq.close()
+
+    transport = SimpleNamespace(
+        disable_vq_and_reset=lambda vq: ring.dq.close(), enable_vq_after_reset=recycled.append
+    )
+    ring = Ring(kind, transport=transport)
+    for i in range(3):
+        ring.vq.add_inbuf(ring.buf(), ("token", i))
+    with pytest.raises(QueueClosed):
+        ring.vq.reset(**{where: close})
+    # The device does not get a queue back that is no more.
+    assert recycled == ([("token", 0)] if where == "recycle" else [])
+
+
+@both
+def test_a_reset_beside_another_thread_is_refused_or_waits(kind: str) -> None:
+    """It comes before or after a batch that runs without the GIL; no buffer is lost or doubled."""
+    ring = Ring(kind, NUM)
+    vq = ring.vq
+    addr = ring.addr(ring.buf())
+    added: list[int] = []
+    recycled: list[int] = []
+    refused = 0
+
+    def add() -> None:
+        batch = Batch(NUM // 2)
+        batch.addr[:], batch.len[:] = addr, 16
+        batch.count = NUM // 2
+        for turn in range(3000):
+            if turn >= 30 and refused:
+                return
+            batch.token[:] = range(turn * NUM, turn * NUM + NUM // 2)
+            added.extend(range(turn * NUM, turn * NUM + vq.add_inbuf_batch(batch)))
+
+    def recycle() -> None:
+        nonlocal refused
+        while thread.is_alive() or vq.in_flight:
+            try:
+                vq.recycle_all(lambda vq, token: recycled.append(token))
+            except QueueBusy:
+                refused += 1
+
+    thread = threading.Thread(target=add)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        thread.start()
+        recycle()
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert sorted(recycled) == added
+    assert refused
+    assert (vq.num_free, vq.in_flight) == (NUM, 0)

@@ -51,10 +51,10 @@ def test_a_queue_that_is_closed_while_it_is_reset(kind: str, where: str) -> None
         recycled.extend(token)
         vq.close()
 
-    transport = SimpleNamespace(
+    ring = Ring(kind)
+    ring.vq.vdev.config = SimpleNamespace(
         disable_vq_and_reset=lambda vq: ring.dq.close(), enable_vq_after_reset=recycled.append
     )
-    ring = Ring(kind, transport=transport)
     for i in range(3):
         ring.vq.add_inbuf(ring.buf(), ("token", i))
     with pytest.raises(QueueClosed):

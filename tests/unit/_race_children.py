@@ -75,7 +75,7 @@ def scribble(
         first = rng.randrange(len(column))
         part = column[first : first + rng.choice((1, 1, 2, 8))]
         before, wrong = part.copy(), rng.choice(senseless)
-        for _ in range(rng.choice((1, 10, 50))):
+        for _ in range(rng.choice((1, 20, 400))):
             part[:] = wrong
             part[:] = before
 

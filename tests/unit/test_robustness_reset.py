@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from virtring import Batch, QueueBusy, QueueClosed, Virtqueue
+from virtring import Batch, Chain, InvalidArgument, QueueBusy, QueueClosed, Virtqueue
 
 from ._rings import KINDS, Ring
 
@@ -61,6 +61,39 @@ def test_a_queue_that_is_closed_while_it_is_reset(kind: str, where: str) -> None
         ring.vq.reset(**{where: close})
     # The device does not get a queue back that is no more.
     assert recycled == ([("token", 0)] if where == "recycle" else [])
+
+
+@both
+@pytest.mark.parametrize("how", ["reset", "close", "configured again"])
+def test_a_reset_takes_the_buffers_of_chains_away(kind: str, how: str) -> None:
+    """The driver has them again: nothing may be written there, though the chain is still known."""
+    ring = Ring(kind)
+    buf = ring.buf()
+    ring.vq.add_sgs([ring.buf()], [buf], "token")
+    chain = ring.dq.next_chain()
+    chain.write(b"before")
+    ring.dq.close() if how == "close" else ring.dq.reset()
+    assert ring.tokens() == ["token"]
+    if how == "configured again":
+        ring.vq.restart()
+        ring.dq.configure(ring.vq.config)
+        ring.vq.add_sgs([ring.buf()], [ring.buf()], "another")
+        assert ring.dq.next_chain().id == chain.id
+    looks: list[Callable[[], object]] = [
+        chain.read, lambda: chain.readinto(bytearray(4)), lambda: chain.write(b"after"),
+        lambda: chain[0], chain.next_descriptor, lambda: chain.writable, lambda: list(chain),
+    ]  # fmt: skip
+    for look in looks:
+        with pytest.raises(InvalidArgument, match="belong to the driver again"):
+            look()
+    with pytest.raises((InvalidArgument, QueueClosed)):
+        chain.return_()
+    assert bytes(buf[:8]) == b"before\0\0"
+
+
+def test_a_chain_of_no_queue() -> None:
+    with pytest.raises(InvalidArgument, match="belong to the driver"):
+        Chain().read()
 
 
 @both

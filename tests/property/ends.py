@@ -76,6 +76,12 @@ class DriverEnd(Protocol):
     def detach(self) -> list[int]:
         """Tokens of all buffers not got back; the ring is not used any more."""
 
+    def reset(self, how: int, stop: Callable[[], None], start: Callable[[], None]) -> list[int]:
+        """``stop`` the device, take back what is out, begin anew at index 0, ``start`` the device.
+
+        The tokens of what was out. ``how`` is one of 0, 1, 2: ends may differ in what they do.
+        """
+
 
 @runtime_checkable
 class BatchDriverEnd(DriverEnd, Protocol):
@@ -111,6 +117,24 @@ class DeviceEnd(Protocol):
 
     def disable_notify(self) -> None:
         """Ask for no notifications."""
+
+    def stop(self) -> None:
+        """Let go of the ring and of all that was popped."""
+
+    def start(self) -> None:
+        """Begin anew at index 0, on a ring that the driver has made anew."""
+
+
+@runtime_checkable
+class VoidDeviceEnd(DeviceEnd, Protocol):
+    """A device that still has the chains which :meth:`stop` took from it."""
+
+    @property
+    def void(self) -> int:
+        """How many there are."""
+
+    def return_void(self) -> bool:
+        """Try to give one back; whether the queue took it."""
 
 
 @runtime_checkable

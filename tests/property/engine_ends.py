@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from virtring import (
     Batch,
     DeviceQueue,
     Feature,
     GuestMemory,
+    InvalidArgument,
     NoSpace,
+    QueueClosed,
     QueueConfig,
     Region,
     RingDevice,
+    Virtqueue,
     vring_new_virtqueue,
 )
+from virtring.queue.state import side_state
 
 from .ends import AddArgs, Element, LayoutKind, RingAddrs, RingFull, Segment
 
@@ -120,6 +127,44 @@ class EngineDriverEnd:
             tokens.append(int(token))
         return tokens
 
+    def reset(
+        self, how: int, stop: Callable[[], None], start: Callable[[], None]
+    ) -> list[int]:
+        """By the transport's two operations, or by hand: by recycle_all or one by one."""
+        tokens: list[int] = []
+
+        def recycle(vq: Virtqueue, token: int) -> None:
+            tokens.append(token)
+
+        def disable(vq: Virtqueue) -> None:
+            vq.break_()
+            stop()
+
+        def enable(vq: Virtqueue) -> None:
+            self._check_new()
+            start()
+
+        if how == 0:
+            self.vq.vdev.config = SimpleNamespace(
+                disable_vq_and_reset=disable, enable_vq_after_reset=enable
+            )
+            self.vq.reset(recycle)
+            return tokens
+        stop()
+        if how == 1:
+            self.vq.recycle_all(recycle)
+        else:
+            tokens = EngineDriverEnd.detach(self)
+        self.vq.restart()
+        enable(self.vq)
+        return tokens
+
+    def _check_new(self) -> None:
+        state = side_state(self.vq)
+        assert (state["avail"], state["used"], state["in_flight"]) == (0, 0, 0)
+        assert state.get("avail_wrap", 1) == state.get("used_wrap", 1) == 1
+        assert (state["buffers"], state["order"], state["group"]) == ([], [], None)
+
 
 class EngineBatchDriverEnd(EngineDriverEnd):
     """Adds rows of a batch, gets several at once; every fifth buffer still goes call by call."""
@@ -183,9 +228,17 @@ class EngineBatchDriverEnd(EngineDriverEnd):
         return self.vq.enable_cb() and not self._got
 
     def detach(self) -> list[int]:
+        return self._take_ahead() + super().detach()
+
+    def reset(
+        self, how: int, stop: Callable[[], None], start: Callable[[], None]
+    ) -> list[int]:
+        return self._take_ahead() + super().reset(how, stop, start)
+
+    def _take_ahead(self) -> list[int]:
         got = [token for token, _ in self._got]
         self._got.clear()
-        return got + super().detach()
+        return got
 
 
 @dataclass(frozen=True)
@@ -207,11 +260,45 @@ class EngineDeviceEnd:
         features: Feature,
     ) -> None:
         self.memory = guest_memory(buffer, base)
-        self.dq = DeviceQueue(self.memory, engine_config(kind, num, addrs, features))
+        self.config = engine_config(kind, num, addrs, features)
+        self.dq = DeviceQueue(self.memory, self.config)
         if addrs.start:
             self.dq.restore(addrs.start)
         assert self.dq.enable_notify()
         self._chains: dict[int, Any] = {}
+        self._void: list[Any] = []
+        self._resets = 0
+
+    def stop(self) -> None:
+        """Reset the queue or close it, in turn."""
+        self._void += self._chains.values()
+        self._chains.clear()
+        self._resets += 1
+        if self._resets % 2:
+            self.dq.reset()
+        else:
+            self.dq.close()
+
+    def start(self) -> None:
+        if self.dq.is_closed:
+            self.dq = DeviceQueue(self.memory, self.config)
+        else:
+            self.dq.configure(self.config)
+        assert self.dq.position == (0x8000_8000 if self.dq.packed else 0)
+        assert self.dq.in_flight == 0
+
+    @property
+    def void(self) -> int:
+        return len(self._void)
+
+    def return_void(self) -> bool:
+        chain = self._void.pop()
+        assert not chain.returned
+        try:
+            chain.return_(0)
+        except (InvalidArgument, QueueClosed):
+            return False
+        return True
 
     def pop(self) -> Popped | None:
         chain = self.dq.next_chain()
@@ -242,6 +329,19 @@ class EngineBatchDeviceEnd(EngineDeviceEnd):
         num = self.dq.size
         self._in = Batch(3, max(4, num))
         self._out = Batch(max(num, 1))
+        self._ids: set[int] = set()
+
+    def stop(self) -> None:
+        self._waiting.clear()
+        super().stop()
+
+    def start(self) -> None:
+        """What was held before is not held any more: nothing can be pushed."""
+        super().start()
+        for ident in self._ids:
+            with pytest.raises(InvalidArgument, match="not one the device holds"):
+                self.push(ident, 0)
+        self._ids.clear()
 
     def pop(self) -> Popped | None:
         if not self._waiting:
@@ -252,6 +352,7 @@ class EngineBatchDeviceEnd(EngineDeviceEnd):
                     (int(batch.addr[k]), int(batch.len[k]), bool(batch.flags[k])) for k in parts
                 ]
                 self._waiting.append(Popped(int(batch.id[row]), segments))
+                self._ids.add(int(batch.id[row]))
         return self._waiting.popleft() if self._waiting else None
 
     def push(self, ident: int, written: int) -> None:
@@ -262,6 +363,7 @@ class EngineBatchDeviceEnd(EngineDeviceEnd):
         for row, (ident, written) in enumerate(done):
             batch.id[row], batch.written[row] = ident, written
         assert self.dq.push(batch, 0, len(done)) == len(done)
+        self._ids.difference_update(ident for ident, _ in done)
 
     def enable_notify(self) -> bool:
         return self.dq.enable_notify() and not self._waiting

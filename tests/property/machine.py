@@ -4,13 +4,13 @@ It plays both programs, keeps its own notes of what was sent, and checks after e
 - buffers reach the device in order, with the same elements and the payload the driver wrote;
 - each comes back exactly once, with the length and the payload the device wrote;
 - ``num_free`` adds up;
-- a side sleeps only if the other has nothing for it, and is woken when that changes.
+- a side sleeps only if the other has nothing for it, and is woken when that changes;
+- a reset gives back everything that is out, once, and the ring goes on as a new one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -38,46 +38,18 @@ from .ends import (
     LayoutKind,
     RingAddrs,
     RingFull,
-    Segment,
+    VoidDeviceEnd,
 )
+from .sent import BLOCK, Sent, pattern, shapes
 
 #: Guest address of the memory's first byte: not 0, and beyond 32 bits.
 BASE = 0x1_0000_0000
-#: Each element has a block of its own; lengths stay below it, so that overruns show.
-BLOCK = 32
 #: What blocks hold when nobody wrote to them.
 BLANK = 0xEE
 SIZES: dict[LayoutKind, tuple[int, ...]] = {
     "split": (1, 2, 4, 8, 16),
     "packed": (1, 2, 3, 4, 5, 7, 8, 13),
 }
-
-lengths = st.integers(1, BLOCK - 1)
-shapes = st.tuples(st.lists(lengths, max_size=4), st.lists(lengths, max_size=4)).filter(any)
-
-
-@dataclass
-class Sent:
-    """What the machine knows of a buffer."""
-
-    token: int
-    out: list[Element]
-    in_: list[Element]
-    written: int = -1
-    ident: int = -1
-
-    @property
-    def segments(self) -> list[Segment]:
-        return [(a, n, False) for a, n in self.out] + [(a, n, True) for a, n in self.in_]
-
-    @property
-    def writable(self) -> int:
-        return sum(length for _, length in self.in_)
-
-
-def pattern(token: int, n: int, salt: int) -> bytes:
-    """Bytes that differ between buffers, directions and positions, and never are BLANK."""
-    return bytes((token * 37 + salt * 101 + k * 7) % 200 for k in range(n))
 
 
 class RingMachine(RuleBasedStateMachine):
@@ -108,9 +80,12 @@ class RingMachine(RuleBasedStateMachine):
         self.num = num = data.draw(st.sampled_from(list(self.sizes)), "num")
         start = data.draw(st.sampled_from(list(self.starts)), "start")
         self.finish_by_detach = data.draw(st.booleans(), "finish by detach")
+        # Few: between two of them a ring must have time to get into some state.
+        self.resets_left = data.draw(st.integers(0, 2), "resets")
         driver = BASE + 16 * num
         device = driver + -(-(6 + 2 * num) // 4) * 4
-        tables = -(-(device + 6 + 8 * num) // 16) * 16
+        self.ring_end = device + 6 + 8 * num
+        tables = -(-self.ring_end // 16) * 16
         self.first_block = tables + 16 * num * num
         # Elements in flight: up to 8 a buffer with indirect tables, and one more batch.
         blocks = 8 * num + 3 * 16 if self.indirect else num + 3 * 16
@@ -216,9 +191,7 @@ class RingMachine(RuleBasedStateMachine):
         self.device.push(sent.ident, sent.written)
         self.used.append(sent)
 
-    @precondition(
-        lambda self: self.ready and self.held and isinstance(self.device, BatchDeviceEnd)
-    )
+    @precondition(lambda self: self.ready and self.held and isinstance(self.device, BatchDeviceEnd))
     @rule(data=st.data())
     def push_many(self, data: st.DataObject) -> None:
         assert isinstance(self.device, BatchDeviceEnd)
@@ -253,6 +226,37 @@ class RingMachine(RuleBasedStateMachine):
         nothing = self.device.enable_notify()
         assert nothing == (not self.available), "enable_notify is wrong about available buffers"
         self.device_asleep = nothing
+
+    # ---- both programs
+
+    @precondition(lambda self: self.ready and self.resets_left > 0)
+    @rule(how=st.integers(0, 2))
+    def reset(self, how: int) -> None:
+        """Whatever is under way; ``how`` is for the ends to choose among the ways they have."""
+        self.resets_left -= 1
+        out = [*self.available, *self.held, *self.used]
+        before = [self._load_all(sent) for sent in out]
+        tokens = self.driver.reset(how, self.device.stop, self._start_device)
+        assert sorted(tokens) == sorted(sent.token for sent in out)
+        assert self.driver.num_free == self.num
+        assert [self._load_all(sent) for sent in out] == before
+        for sent in out:
+            self._free_blocks_of(sent)
+        self.available, self.held, self.used = [], [], []
+        self.driver_asleep = self.device_asleep = False
+
+    def _start_device(self) -> None:
+        """The driver has made the ring anew: all zeros (2.7.1, 2.8.1), for both to begin with."""
+        assert not any(self.memory[: self.ring_end - BASE])
+        self.device.start()
+
+    @precondition(
+        lambda self: self.ready and isinstance(self.device, VoidDeviceEnd) and self.device.void > 0
+    )
+    @rule()
+    def return_what_a_reset_made_void(self) -> None:
+        assert isinstance(self.device, VoidDeviceEnd)
+        assert not self.device.return_void(), "a chain from before the reset was taken"
 
     # ---- what always holds
 
@@ -312,6 +316,9 @@ class RingMachine(RuleBasedStateMachine):
 
     def _load(self, addr: int, n: int) -> bytes:
         return bytes(self.memory[addr - BASE : addr - BASE + n])
+
+    def _load_all(self, sent: Sent) -> list[bytes]:
+        return [self._load(addr, BLOCK) for addr, _, _ in sent.segments]
 
     def _store(self, addr: int, data: bytes) -> None:
         self.memory[addr - BASE : addr - BASE + len(data)] = data

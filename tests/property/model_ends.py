@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tests.model import (
     Chain,
@@ -31,23 +31,26 @@ class ModelDriverEnd:
         addrs: RingAddrs,
         features: Feature,
     ) -> None:
-        mem = ModelMemory(buffer, base)
-        event_idx = Feature.EVENT_IDX in features
-        in_order = Feature.IN_ORDER in features
         self._kind = kind
         self._indirect = Feature.INDIRECT_DESC in features
+        self._args = (ModelMemory(buffer, base), num, addrs.desc, addrs.driver, addrs.device)
+        self._options = {
+            "event_idx": Feature.EVENT_IDX in features,
+            "indirect": self._indirect,
+            "in_order": Feature.IN_ORDER in features,
+        }
+        self._first_table = addrs.tables
+        self._begin(addrs.start)
+
+    def _begin(self, start: int) -> None:
+        """A driver that knows nothing of what was before."""
         self._driver: SplitDriver | PackedDriver
-        if kind == "split":
-            self._driver = SplitDriver(
-                mem, num, addrs.desc, addrs.driver, addrs.device, event_idx=event_idx,
-                indirect=self._indirect, in_order=in_order, start=addrs.start,
-            )  # fmt: skip
+        if self._kind == "split":
+            self._driver = SplitDriver(*self._args, **self._options, start=start)
         else:
-            self._driver = PackedDriver(
-                mem, num, addrs.desc, addrs.driver, addrs.device, event_idx=event_idx,
-                indirect=self._indirect, in_order=in_order,
-            )  # fmt: skip
-        self._free_tables = [addrs.tables + 16 * num * k for k in range(num)]
+            self._driver = PackedDriver(*self._args, **self._options)
+        num = self._driver.num
+        self._free_tables = [self._first_table + 16 * num * k for k in range(num)]
         self._tables: dict[int, int] = {}
 
     @property
@@ -98,6 +101,15 @@ class ModelDriverEnd:
     def detach(self) -> list[int]:
         return [token for token in self._driver.detach_unused() if isinstance(token, int)]
 
+    def reset(
+        self, how: int, stop: Callable[[], None], start: Callable[[], None]
+    ) -> list[int]:
+        stop()
+        tokens = self.detach()
+        self._begin(0)
+        start()
+        return tokens
+
 
 class ModelDeviceEnd:
     """Pushes batches with as few used entries as IN_ORDER allows."""
@@ -111,21 +123,28 @@ class ModelDeviceEnd:
         addrs: RingAddrs,
         features: Feature,
     ) -> None:
-        mem = ModelMemory(buffer, base)
-        event_idx = Feature.EVENT_IDX in features
-        indirect = Feature.INDIRECT_DESC in features
-        in_order = Feature.IN_ORDER in features
-        self._device: SplitDevice | PackedDevice
-        if kind == "split":
-            self._device = SplitDevice(
-                mem, num, addrs.desc, addrs.driver, addrs.device, event_idx=event_idx,
-                indirect=indirect, in_order=in_order, start=addrs.start,
-            )  # fmt: skip
+        self._kind = kind
+        self._args = (ModelMemory(buffer, base), num, addrs.desc, addrs.driver, addrs.device)
+        self._options = {
+            "event_idx": Feature.EVENT_IDX in features,
+            "indirect": Feature.INDIRECT_DESC in features,
+            "in_order": Feature.IN_ORDER in features,
+        }
+        self._device: SplitDevice | PackedDevice | None = None
+        self._begin(addrs.start)
+
+    def _begin(self, start: int) -> None:
+        """A device that knows nothing of what was before."""
+        if self._kind == "split":
+            self._device = SplitDevice(*self._args, **self._options, start=start)
         else:
-            self._device = PackedDevice(
-                mem, num, addrs.desc, addrs.driver, addrs.device, event_idx=event_idx,
-                indirect=indirect, in_order=in_order,
-            )  # fmt: skip
+            self._device = PackedDevice(*self._args, **self._options)
+
+    def stop(self) -> None:
+        self._device = None
+
+    def start(self) -> None:
+        self._begin(0)
 
     def pop(self) -> Chain | None:
         return self._device.pop()

@@ -27,6 +27,8 @@ from virtring import (
 from virtring.queue import Batch
 from virtring.queue.notify import Spin
 
+pytestmark = pytest.mark.stress
+
 OPTIONS = (Feature.EVENT_IDX, Feature.INDIRECT_DESC, Feature.IN_ORDER)
 CASES = {
     "-".join(["packed" if packed else "split", *(str(f.name).lower() for f in chosen)]): (

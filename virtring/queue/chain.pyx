@@ -7,6 +7,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from virtring.memory.table cimport PERM_READ, PERM_WRITE, guest_lookup, guest_range
+from virtring.queue.device_ring cimport DeviceRing
 from virtring.queue.side cimport QueueSide
 from virtring.spec.ring cimport VRING_DESC_F_WRITE, vring_desc
 
@@ -35,7 +36,8 @@ cdef class Chain:
 
     Iterating gives a :class:`Descriptor` each. ``id`` is the buffer's id in the ring,
     ``readable_bytes`` and ``writable_bytes`` its sizes, ``wrote`` the bytes written so far by
-    :meth:`write`, ``returned`` whether it was given back.
+    :meth:`write`, ``returned`` whether it was given back. After that, and after a reset of the
+    queue, its buffers belong to the driver again: looking at them raises InvalidArgument.
 
     What a descriptor points to is memory of the driver, which may change it at any time: read it
     once, then check and use the copy.
@@ -51,8 +53,12 @@ cdef class Chain:
         )
 
     cdef int check_out(self) except -1:
-        """The driver may reuse the buffers of a chain that was returned."""
-        if self.returned:
+        """The driver may reuse the buffers of a chain that was returned, or lost by a reset."""
+        if (
+            self.returned
+            or self.queue is None
+            or (<DeviceRing>self.queue).generation != self.generation
+        ):
             raise InvalidArgument(f"{self!r}: its buffers belong to the driver again")
         return 0
 

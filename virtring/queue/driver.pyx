@@ -314,13 +314,13 @@ cdef class Virtqueue(DriverAdd):
         Only for a device that has stopped; works on a broken queue. (Linux
         ``virtqueue_detach_unused_buf``)
         """
-        if self.closed:
-            raise QueueClosed(f"{self.config.label} is closed")
+        if self.closed or self.busy:
+            self.refuse()
         return self.detach_one()
 
     def recycle_all(self, recycle=None) -> None:
         """Detach every buffer and hand its token to ``recycle(vq, token)``."""
-        while (data := self.detach_one()) is not None:
+        while (data := self.detach_unused_buf()) is not None:
             if recycle is not None:
                 recycle(self, data)
 
@@ -342,6 +342,8 @@ cdef class Virtqueue(DriverAdd):
 
     def restart(self) -> None:
         """Start the ring anew, all zeros; only while no device looks at it."""
+        if self.closed or self.busy:
+            self.refuse()
         self.clear_state()
 
     def reset_ops(self):
@@ -359,6 +361,8 @@ cdef class Virtqueue(DriverAdd):
 
     def replace_ring(self, config, blocks) -> None:
         """Run on another ring from now on; for :func:`virtqueue_resize`, the queue disabled."""
+        if self.closed or self.busy:
+            self.refuse()
         if self.s.in_flight:
             raise InvalidArgument(f"{self.config.label}: {self.s.in_flight} buffers are in flight")
         self.setup(config, list(blocks))

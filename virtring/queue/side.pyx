@@ -114,10 +114,13 @@ cdef class QueueSide:
 
     cdef int refuse(self) except -1:
         """Why enter() does not let a call in."""
+        # Read before any Python code runs, which may let the other thread leave.
+        cdef bint closed = self.closed
+        cdef bint busy = self.busy
         label = self.config.label if self.config is not None else "queue"
-        if self.closed:
+        if closed:
             raise QueueClosed(f"{label} is closed")
-        if self.busy:
+        if busy:
             raise QueueBusy(f"{label}: another thread is inside a call on this side")
         if self.pending is not None:
             error, self.pending = self.pending, None

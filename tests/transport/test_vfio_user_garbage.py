@@ -70,7 +70,7 @@ def test_descriptors_that_nobody_asked_for(client: Client) -> None:
             with pytest.raises(OSError, match="Errno"):
                 client.request(command, bytes(64), [event.fileno()] * 16)
         client.region_size(0)
-        assert open_fds() == before
+        assert open_fds() <= before
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 20])
@@ -117,7 +117,7 @@ def test_any_messages(messages: list[tuple[int, int, bytes, int]]) -> None:
             socket.send_fds(sock, [data or b"\0"], fds)
         with Client(server.path) as client:
             client.hello()
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 @given(data=st.binary(max_size=200))

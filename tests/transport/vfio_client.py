@@ -78,7 +78,7 @@ def serving(tmp_path: Path) -> Iterator[VfioUserServer]:
             client.hello()
             assert client.read(CONFIG, 0, 2) == b"\xf4\x1a"
     gc.collect()
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def greeted(server: VfioUserServer) -> Iterator[Client]:

@@ -108,6 +108,7 @@ def test_net_on_a_tap(tmp_path: Path) -> None:
             subprocess.run([*where, "ip", *words.split()], check=True)
         with plugged(path, DeviceID.NET, NetDriver) as driver:
             us, here, there = driver.mac, socket.inet_aton("10.9.9.2"), socket.inet_aton("10.9.9.1")
+            assert us is not None
             question = b"\0\1\x08\0\6\4\0\1" + us + here + bytes(6) + there
             driver.send(b"\xff" * 6 + us + b"\x08\x06" + question)
             frame = driver.receive()

@@ -51,7 +51,7 @@ def test_reboot(tmp_path: Path, served: Served, devices: Devices) -> None:
     size = len(kernel.modules(["virtio_blk"])["virtio_blk"])
     script = (
         "section features cat /sys/bus/virtio/devices/virtio0/features\n"
-        f"if cmp -n {size} {module} /dev/vda; then\n"
+        f"if cmp -s -n {size} {module} /dev/vda; then\n"
         "    section again true\n"
         "else\n"
         f"    dd if={module} of=/dev/vda bs=4096 conv=fsync 2>/dev/null\n"

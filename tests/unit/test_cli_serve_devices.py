@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from tests.devices.machine import until
 from tests.unit import _cli
 from virtring.cli.serve_devices import address, pages
 from virtring.device import VirtioBus, VirtioDriver
+from virtring.devices.net_backend import TUN
 from virtring.drivers.balloon import BalloonDriver
 from virtring.drivers.console import ConsoleDriver
 from virtring.drivers.net import NetDriver
@@ -33,10 +35,15 @@ AnyDriver = TypeVar("AnyDriver", bound=VirtioDriver)
 
 @contextmanager
 def serving(
-    path: Path, *args: object, stdin: int | None = None
+    path: Path, *args: object, stdin: int | None = None, apart: bool = False
 ) -> Iterator[subprocess.Popen[str]]:
-    """The command, once it listens; killed at the end if it still runs."""
+    """The command, once it listens; killed at the end if it still runs.
+
+    ``apart``: in a network namespace of its own.
+    """
     command = [*_cli.COMMAND, "serve", *map(str, args), "--vhost-user", str(path)]
+    if apart:
+        command = ["unshare", "--net", *command]
     with subprocess.Popen(
         command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=_cli.environment(),
@@ -86,6 +93,32 @@ def test_net_echoes(tmp_path: Path) -> None:
         _, err = ended(process)
         assert "-netdev vhost-user,id=n,chardev=c,queues=2 -device virtio-net-pci,netdev=n," in err
         assert "MTU MAC" in err
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not os.path.exists(TUN) or not all(map(shutil.which, ("ip", "nsenter"))),
+    reason=f"takes root, {TUN}, and the commands ip and nsenter",
+)
+def test_net_on_a_tap(tmp_path: Path) -> None:
+    """The kernel at the other end of the interface answers who it is."""
+    path = tmp_path / "socket"
+    with serving(path, "net", "--tap", "vr0", apart=True) as process:
+        for words in ("addr add 10.9.9.1/24 dev vr0", "link set vr0 up"):
+            where = ["nsenter", "--net", "--target", str(process.pid)]
+            subprocess.run([*where, "ip", *words.split()], check=True)
+        with plugged(path, DeviceID.NET, NetDriver) as driver:
+            us, here, there = driver.mac, socket.inet_aton("10.9.9.2"), socket.inet_aton("10.9.9.1")
+            assert us is not None
+            question = b"\0\1\x08\0\6\4\0\1" + us + here + bytes(6) + there
+            driver.send(b"\xff" * 6 + us + b"\x08\x06" + question)
+            frame = driver.receive()
+            # It may say something of its own first, such as that it speaks IPv6.
+            while frame[12:14] != b"\x08\x06":
+                frame = driver.receive()
+            assert frame[:6] == us
+            assert frame[20:22] == b"\0\2", "an answer"
+            assert frame[28:32] == there
+        ended(process)
 
 
 def test_console_on_pipes(tmp_path: Path) -> None:

@@ -52,15 +52,18 @@ def pmd_device(socket: Path, *arguments: str) -> Daemon:
     return Daemon(require("dpdk-testpmd"), [*eal, "--", *own], sockets=[socket])
 
 
-def pmd_driver(socket: Path, *arguments: str, size: int = 1024, options: str = "") -> Process:
+def pmd_driver(
+    socket: Path, *arguments: str, size: int = 1024, queues: int = 1, options: str = ""
+) -> Process:
     """DPDK's virtio_user as the driver of the net device at `socket`; waits for commands.
 
     `options` are those of virtio_user, such as ``packed_vq=1,in_order=1,mrg_rxbuf=0``; `size` is
-    that of the queues.
+    that of the queues, of which there are `queues` pairs.
     """
     cpu = max(os.sched_getaffinity(0))
-    vdev = f"virtio_user0,path={socket},queues=1,queue_size={size},mac=00:01:02:03:04:05"
-    rings = ("--no-lsc-interrupt", f"--txd={size}", f"--rxd={size}")
+    vdev = f"virtio_user0,path={socket},queues={queues},queue_size={size},mac=00:01:02:03:04:05"
+    rings = ["--no-lsc-interrupt", f"--txd={size}", f"--rxd={size}"]
+    rings += [f"--txq={queues}", f"--rxq={queues}"]
     eal, own = _testpmd(",".join(filter(None, (vdev, options))), cpu, (*rings, *arguments))
     return Process(require("dpdk-testpmd"), [*eal, "--single-file-segments", "--", *own])
 

@@ -206,6 +206,11 @@ class Net(Device):
         self.active_pairs = 1
         self.announced()
 
+    def polled(self, index: int) -> bool:
+        if index == self.control_index or index // 2 >= len(self.pairs):
+            return True
+        return index % 2 == 1 or self.pairs[index // 2].waiting
+
     def handle_queue(self, index: int, queue: DeviceQueue) -> None:
         if not self.core.running:
             return
@@ -241,13 +246,13 @@ class Net(Device):
         rx.disable_notify()
         while done < TURN:
             tx.disable_notify()
-            done += pair.echo(self.memory, tx, rx, TURN - done)
+            done += pair.echo(self.memory, tx, rx, TURN - done, self.poll)
             if pair.waiting:
                 # The kick of the next receive buffer goes on with it.
                 if rx.enable_notify():
                     return
                 rx.disable_notify()
-            elif done < TURN and not self._more(tx):
+            elif done < TURN and tx.enable_notify():
                 return
         self.kick(2 * number + 1)
 

@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from virtring.device.cursor cimport cursor, iovec
 from virtring.devices.net_chains cimport NetChains
@@ -19,6 +19,14 @@ cdef class NetPair(NetChains):
     cdef readonly uint64_t malformed
     cdef cursor reader
     cdef cursor writer
+    cdef bint tell_rx                   # what run() found: the driver wants a signal
+    cdef bint tell_tx
+    cdef int run(
+        self, DeviceQueue tx, DeviceQueue rx, uint64_t limit, int64_t patience, uint64_t* done
+    ) noexcept nogil
+    cdef int forward(self) noexcept nogil
+    cdef void drop(self) noexcept nogil
+    cdef int call(self, DeviceQueue queue) except -1
     cdef int complete(self, DeviceQueue tx, DeviceQueue rx) except -1
     cdef bint payload(
         self, size_t row, iovec* iov, int* n, uint64_t* size

@@ -4,8 +4,9 @@ All of it without the GIL and without an object per packet; only taking chains f
 giving them back are calls on the queue.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from virtring.device.cursor cimport (
     cursor_at, cursor_init, cursor_next, iovec, scatter, vectors,
@@ -13,12 +14,12 @@ from virtring.device.cursor cimport (
 from virtring.device.packets cimport Packets
 from virtring.devices.net_chains cimport NetChains
 from virtring.devices.net_filter cimport LOOK, NetFilter
-from virtring.memory.barriers cimport store64_any
+from virtring.memory.barriers cimport cpu_relax, store64_any
 from virtring.memory.guest cimport GuestMemory
 from virtring.memory.snapshot cimport MemoryTable
 from virtring.memory.table cimport PERM_READ, PERM_WRITE
 from virtring.queue.device cimport DeviceQueue
-from virtring.ring.common cimport host_of_hot, in_memory
+from virtring.ring.common cimport VR_OK, host_of_hot, in_memory
 from virtring.spec.ring cimport VRING_DESC_F_WRITE, vring_desc
 
 from virtring.errors import InvalidArgument
@@ -35,6 +36,18 @@ cdef enum:
     DELIVERED = 1
     DROPPED = 0
     STARVED = -1
+    # Why a run of bursts ended: nothing to do, the driver wants to hear of it, something else.
+    IDLE = 0
+    TELL = 1
+    OTHER = 2
+    # Looks at an empty queue between two at the clock.
+    LOOKS = 16
+
+
+cdef int64_t now_ns() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <int64_t>t.tv_sec * 1_000_000_000 + t.tv_nsec
 
 
 cdef class NetPair(NetChains):
@@ -302,53 +315,157 @@ cdef class NetPair(NetChains):
         return packets.rows - before
 
     def echo(
-        self, GuestMemory memory not None, DeviceQueue tx not None, DeviceQueue rx not None, most
+        self, GuestMemory memory not None, DeviceQueue tx not None, DeviceQueue rx not None, most,
+        double poll=0.0
     ) -> int:
         """Send packets of the driver's back to it, from its buffers to its buffers; how many.
 
-        Ends when there is no more, when there are no receive buffers (the packet stays in hand
-        until the next call), or after ``most`` packets or a few more. Calls ``signal`` of both
-        queues. Raises BadChain.
+        Ends when there is no more for ``poll`` microseconds, when there are no receive buffers (the
+        packet stays in hand until the next call), or after ``most`` packets or a few more. Calls
+        ``signal`` of both queues. Raises BadChain.
         """
         cdef MemoryTable snapshot = memory.snapshot
-        cdef iovec[PIECES] iov
-        cdef uint64_t size
         cdef uint64_t limit = most
         cdef uint64_t done = 0
-        cdef int n = 0
-        cdef int result
-        cdef bint known = False         # is iov the packet of tx_next?
+        cdef int64_t patience = <int64_t>(poll * 1000)
+        # A queue that keeps accounts has methods of its own.
+        cdef bint plain = type(tx) is DeviceQueue and type(rx) is DeviceQueue
+        cdef size_t before
+        cdef int why
         cursor_init(&self.reader, &snapshot.table, PERM_READ)
         cursor_init(&self.writer, &snapshot.table, PERM_WRITE)
         while True:
+            if plain:
+                tx.enter_ring()
+                rx.enter_ring()
+                tx.busy = rx.busy = True
+                with nogil:
+                    why = self.run(tx, rx, limit, patience, &done)
+                tx.busy = rx.busy = False
+                if self.tell_rx:
+                    self.tell_rx = False
+                    self.call(rx)
+                if self.tell_tx:
+                    self.tell_tx = False
+                    self.call(tx)
+                if why == IDLE:
+                    return done
+                if why == TELL:
+                    continue
             if self.tx_next == self.tx.rows:
                 self.complete(tx, rx)
                 if done >= limit or not tx.pop(self.tx, min(limit, self.tx.cols.capacity)):
                     return done
-            result = DELIVERED
+            before = self.tx_next
             with nogil:
-                while self.tx_next < self.tx.rows:
-                    if known or self.payload(self.tx_next, iov, &n, &size):
-                        known = True
-                        result = self.deliver(iov, n, size)
-                        if result == STARVED:
-                            break
-                        known = False
-                    done += 1
-                    self.tx_next += 1
-            if result != STARVED or self.refill(rx, self.tx.rows - self.tx_next):
+                why = self.forward()
+            done += self.tx_next - before
+            if why != STARVED or self.refill(rx, self.tx.rows - self.tx_next):
                 continue
             if self.rx_next == self.rx.rows:
-                # It will be looked at again, and counted then.
-                self.transmitted -= 1
-                self.transmitted_bytes -= size
                 self.complete(tx, rx)
                 return done
             # It needs more buffers than the driver has for it: it might wait for ever.
-            self.dropped += 1
-            known = False
+            self.drop()
             done += 1
+
+    cdef int run(
+        self, DeviceQueue tx, DeviceQueue rx, uint64_t limit, int64_t patience, uint64_t* done
+    ) noexcept nogil:
+        """Burst after burst between two plain queues; why it ended, OTHER for all that is rare."""
+        cdef int64_t deadline = 0
+        cdef size_t n = 0
+        cdef size_t before
+        cdef int looks = 0
+        cdef bint shown = False         # rx has used buffers that the driver was not told of
+        while True:
+            if self.tx_next == self.tx.rows:
+                if self.rx_filled < self.rx_next:
+                    if rx.push_plain(
+                        self.rx.cols.id + self.rx_filled, self.rx.cols.written + self.rx_filled,
+                        self.rx_next - self.rx_filled, &n
+                    ) != VR_OK:
+                        return OTHER
+                    self.rx_filled = self.rx_next
+                    shown = True
+                if shown:
+                    self.tell_rx = rx.need_notify_plain()
+                    shown = False
+                if self.tx_next:
+                    if tx.push_plain(
+                        self.tx.cols.id, self.tx.cols.written, self.tx_next, &n
+                    ) != VR_OK:
+                        return OTHER
+                    self.tx_next = self.tx.rows = 0
+                    self.tell_tx = tx.need_notify_plain()
+                if self.tell_rx or self.tell_tx:
+                    return TELL
+                if done[0] >= limit:
+                    return IDLE
+                if tx.pop_plain(self.tx, self.tx.cols.capacity, &n) != VR_OK and n == 0:
+                    return OTHER
+                if n == 0:
+                    if patience == 0:
+                        return IDLE
+                    looks += 1
+                    if looks == LOOKS:
+                        looks = 0
+                        if deadline == 0:
+                            deadline = now_ns() + patience
+                        elif now_ns() >= deadline:
+                            return IDLE
+                    cpu_relax()
+                    continue
+                self.tx.rows = n
+                deadline = looks = 0
+            before = self.tx_next
+            if self.forward() == STARVED:
+                if self.rx_next < self.rx.rows or self.rx_filled < self.rx_next and (
+                    rx.push_plain(
+                        self.rx.cols.id + self.rx_filled, self.rx.cols.written + self.rx_filled,
+                        self.rx_next - self.rx_filled, &n
+                    ) != VR_OK
+                ):
+                    done[0] += self.tx_next - before
+                    return OTHER
+                shown = shown or self.rx_next != 0
+                self.rx_next = self.rx_filled = self.rx.rows = 0
+                n = min(self.tx.rows - self.tx_next, self.rx.cols.capacity)
+                if rx.pop_plain(self.rx, n, &self.rx.rows) != VR_OK or self.rx.rows == 0:
+                    done[0] += self.tx_next - before
+                    self.tell_rx = rx.need_notify_plain()
+                    return OTHER
+            done[0] += self.tx_next - before
+
+    cdef int forward(self) noexcept nogil:
+        """Echo the packets in hand; STARVED: the next one has no receive buffer."""
+        cdef iovec[PIECES] iov
+        cdef uint64_t size
+        cdef int n
+        while self.tx_next < self.tx.rows:
+            if (
+                self.payload(self.tx_next, iov, &n, &size)
+                and self.deliver(iov, n, size) == STARVED
+            ):
+                # It will be looked at again, and counted then.
+                self.transmitted -= 1
+                self.transmitted_bytes -= size
+                return STARVED
             self.tx_next += 1
+        return DELIVERED
+
+    cdef void drop(self) noexcept nogil:
+        """The next packet goes nowhere."""
+        cdef iovec[PIECES] iov
+        cdef uint64_t size
+        cdef int n
+        self.dropped += self.payload(self.tx_next, iov, &n, &size)
+        self.tx_next += 1
+
+    cdef int call(self, DeviceQueue queue) except -1:
+        if queue.call_cb is not None:
+            queue.call_cb(queue)
+        return 0
 
     cdef int complete(self, DeviceQueue tx, DeviceQueue rx) except -1:
         """Give all that is done to the driver, and tell it."""

@@ -94,7 +94,7 @@ class Stream:
 class Checker(NetBackend):
     """Behind a net device: sends a stream to each pair and checks what the driver sends back."""
 
-    def __init__(self, total: int, pairs: int = 1, window: int = 2 * LAP) -> None:
+    def __init__(self, total: int, window: int, pairs: int = 1) -> None:
         self.streams = [Stream(total, seed) for seed in range(pairs)]
         self.window = window
         self._error: AssertionError | None = None

@@ -78,6 +78,8 @@ class Net(Device):
             raise InvalidArgument(f"{pairs} pairs of queues; it takes 1 to 64")
         if mtu is not None and not 68 <= mtu <= 65535:
             raise InvalidArgument(f"mtu {mtu}; it takes 68 to 65535")
+        if not 0 <= poll <= 1e6:
+            raise InvalidArgument(f"poll {poll} microseconds; it takes 0 to 1000000")
         self.mac = bytes(mac)
         self.filter = NetFilter(self.mac)
         self.pairs = [NetPair(queue_size, self.filter) for _ in range(pairs)]

@@ -1,27 +1,9 @@
 from virtring.device.packets import Packets
-from virtring.devices.net_chains import NetChains
-from virtring.devices.net_filter import NetFilter
+from virtring.devices.net_packets import NetPackets
 from virtring.memory.guest import GuestMemory
 from virtring.queue.device import DeviceQueue
 
-class NetPair(NetChains):
-    header: int
-    merge: bool
-    def __init__(self, queue_size: int, filter: NetFilter) -> None: ...
-    @property
-    def filter(self) -> NetFilter: ...
-    @property
-    def transmitted(self) -> int: ...
-    @property
-    def transmitted_bytes(self) -> int: ...
-    @property
-    def received(self) -> int: ...
-    @property
-    def received_bytes(self) -> int: ...
-    @property
-    def filtered(self) -> int: ...
-    @property
-    def malformed(self) -> int: ...
+class NetPair(NetPackets):
     def put(
         self, memory: GuestMemory, queue: DeviceQueue, packets: Packets, start: int = 0
     ) -> int: ...

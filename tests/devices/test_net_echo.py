@@ -15,6 +15,7 @@ from virtring.device.packets import Packets
 from virtring.devices.net import Net
 from virtring.devices.net_backend import Echo
 from virtring.drivers.net import NetDriver
+from virtring.errors import InvalidArgument
 from virtring.spec.features import Feature
 
 
@@ -103,3 +104,16 @@ def test_any_sizes_echoed(sizes: list[int], name: str, mergeable: bool) -> None:
             frame = rnd.randbytes(size)
             driver.send(frame)
             assert driver.receive(1) == frame
+
+
+@pytest.mark.parametrize("poll", [-1.0, 1e6 + 1, float("inf"), float("nan")])
+def test_bad_poll(poll: float) -> None:
+    with pytest.raises(InvalidArgument, match="poll"):
+        Net(Echo(), poll=poll)
+    net = Net(Echo())
+    with bound(net, NetDriver):
+        rx, tx = net.queues[:2]
+        assert rx is not None
+        assert tx is not None
+        with pytest.raises(InvalidArgument, match="poll"):
+            net.pairs[0].echo(net.memory, tx, rx, 1, poll)

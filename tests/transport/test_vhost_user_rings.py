@@ -121,6 +121,17 @@ def test_stop_and_start_again(front: RawFront, packed: bool) -> None:
         assert one.stop() == base
 
 
+def test_packed_position_without_the_used_half(front: RawFront) -> None:
+    """DPDK's virtio-user says only where the next available descriptor is."""
+    one = ring(front, packed=True)
+    for turn in range(12):
+        one.base &= 0xFFFF
+        one.start()
+        for i in range(turn):
+            one.echo(b"%d %d" % (turn, i))
+        one.stop()
+
+
 @PACKED
 def test_without_protocol_features(path: Path, server: None, packed: bool) -> None:
     """A front end of old: rings are on as soon as they have a kick."""

@@ -98,6 +98,13 @@ class Device:
         called any more.
         """
 
+    def polled(self, index: int) -> bool:
+        """Is a buffer in queue ``index`` something to do? A transport that polls asks.
+
+        False for queues that the device looks at when it needs a buffer.
+        """
+        return True
+
     def config_written(self, offset: int, data: bytes) -> None:
         """The driver wrote to the configuration space. Nothing is stored unless this does so."""
 

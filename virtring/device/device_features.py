@@ -44,8 +44,11 @@ class DeviceFeatures:
         self.refusals.append(reason)
         log.debug("device %d: %s", self.device_id, reason)
 
-    def features_fit(self) -> bool:
-        """Can the device work with what the driver chose? Else it is refused."""
+    def features_fit(self, *, whole: bool = True) -> bool:
+        """Can the device work with what the driver chose? Else it is refused.
+
+        whole: are these all that were negotiated? Only then do they have to go together.
+        """
         extra = int(self.driver_features) & ~int(self.device_features)
         if extra:
             self.refuse(f"features {extra:#x} were not offered")
@@ -56,7 +59,7 @@ class DeviceFeatures:
             and Feature.VERSION_1 not in self.driver_features
         ):
             self.refuse("RING_PACKED without VERSION_1")
-        elif not self.validate_features(self.driver_features):
+        elif whole and not self.validate_features(self.driver_features):
             self.refuse(f"features {int(self.driver_features):#x} do not go together")
         else:
             return True

@@ -78,6 +78,8 @@ class Net(Device):
             raise InvalidArgument(f"{pairs} pairs of queues; it takes 1 to 64")
         if mtu is not None and not 68 <= mtu <= 65535:
             raise InvalidArgument(f"mtu {mtu}; it takes 68 to 65535")
+        if not 0 <= poll <= 1e6:
+            raise InvalidArgument(f"poll {poll} microseconds; it takes 0 to 1000000")
         self.mac = bytes(mac)
         self.filter = NetFilter(self.mac)
         self.pairs = [NetPair(queue_size, self.filter) for _ in range(pairs)]
@@ -206,6 +208,11 @@ class Net(Device):
         self.active_pairs = 1
         self.announced()
 
+    def polled(self, index: int) -> bool:
+        if index == self.control_index or index // 2 >= len(self.pairs):
+            return True
+        return index % 2 == 1 or self.pairs[index // 2].waiting
+
     def handle_queue(self, index: int, queue: DeviceQueue) -> None:
         if not self.core.running:
             return
@@ -241,13 +248,13 @@ class Net(Device):
         rx.disable_notify()
         while done < TURN:
             tx.disable_notify()
-            done += pair.echo(self.memory, tx, rx, TURN - done)
+            done += pair.echo(self.memory, tx, rx, TURN - done, self.poll)
             if pair.waiting:
                 # The kick of the next receive buffer goes on with it.
                 if rx.enable_notify():
                     return
                 rx.disable_notify()
-            elif done < TURN and not self._more(tx):
+            elif done < TURN and tx.enable_notify():
                 return
         self.kick(2 * number + 1)
 

@@ -28,6 +28,9 @@ cdef class DeviceQueue(DeviceRing):
     ) noexcept nogil
 
     @cython.final
+    cdef bint need_notify_plain(self) noexcept nogil
+
+    @cython.final
     cdef inline int enter_ring(self) except -1:
         """Before every call: as enter(), and is there a ring?"""
         if self.config is None:

@@ -236,6 +236,10 @@ cdef class DeviceQueue(DeviceRing):
         Has a full memory barrier. (Linux ``vhost_notify``, vringh_need_notify)
         """
         self.enter_push()
+        return self.need_notify_plain()
+
+    @cython.final
+    cdef bint need_notify_plain(self) noexcept nogil:
         if self.packed:
             return packed_device_need_notify(&self.pack)
         return split_device_need_notify(&self.split)

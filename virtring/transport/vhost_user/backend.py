@@ -259,7 +259,9 @@ class BackEnd(RingLife):
             self._reset_device(message)
             return
         self.status = Status(value)
-        if Status.FEATURES_OK in self.status and not self.device.core.features_fit():
+        # What the front end does itself is not among the features, such as the control queue of a
+        # net device.
+        if Status.FEATURES_OK in self.status and not self.device.core.features_fit(whole=False):
             self.status &= ~Status.FEATURES_OK
 
     def _get_status(self, message: Message) -> bytes:

@@ -19,6 +19,7 @@ from virtring.errors import (
 )
 from virtring.memory import GuestMemory
 from virtring.queue import EventFd, QueueConfig, Virtqueue, vring_create_virtqueue
+from virtring.spec.ids import DeviceID
 from virtring.spec.status import Status
 from virtring.transport.unix import close_fds
 from virtring.transport.vhost_user.connection import Connection
@@ -31,6 +32,7 @@ from virtring.transport.vhost_user.message import (
     Message,
     Protocol,
 )
+from virtring.transport.vhost_user.net import net_features, net_queues
 from virtring.transport.vhost_user.requests import WANTED, FrontEnd, connect
 
 log = logging.getLogger(__name__)
@@ -276,7 +278,7 @@ class VhostUserOps(TransportOps):
         self._drop_inflight()
 
     def get_features(self, vdev: VirtioDevice) -> int:
-        return self.front.features
+        return net_features(self.front) if vdev.id.device == DeviceID.NET else self.front.features
 
     def finalize_features(self, vdev: VirtioDevice) -> None:
         vdev.features = usable_features(vdev.features)
@@ -325,7 +327,10 @@ class VhostUserOps(TransportOps):
     def setup_vq(
         self, vdev: VirtioDevice, index: int, callback: VqCallback | None, name: str, ctx: bool
     ) -> Virtqueue:
-        if self.front.queues is not None and index >= self.front.queues:
+        most = self.front.queues
+        if most is not None and vdev.id.device == DeviceID.NET:
+            most = net_queues(most)
+        if most is not None and index >= most:
             raise NotSupported(f"{vdev!r} has no queue {index} ({name})")
         ring = Ring()
         vq = vring_create_virtqueue(

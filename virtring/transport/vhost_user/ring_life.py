@@ -66,6 +66,10 @@ class RingLife:
             vring.index,
             self.device.names[vring.index],
         )
+        if config.packed and not vring.base >> 16:
+            # DPDK's front end leaves out where the used position is: there it is the same, as
+            # nothing is in flight in a ring that is stopped.
+            vring.base |= vring.base << 16
         make = self.accounts.maker(vring)
         self.device.make_queue = make or DeviceQueue
         # A queue that keeps accounts knows from them where it was.

@@ -80,6 +80,7 @@ class Session:
             for vring in self.backend.vrings
             if vring.started
             and vring.enabled
+            and self.device.polled(vring.index)
             and (queue := self.device.queues[vring.index]) is not None
             and not queue.is_broken
         ]

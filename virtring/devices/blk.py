@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from virtring.device import RING_OFFER, Device
+from virtring.device.burst import BurstWorker
 from virtring.devices.blk_io import BlkIo
 from virtring.errors import InvalidArgument
 from virtring.queue import Batch, DeviceQueue
@@ -156,6 +157,9 @@ class Blk(Device):
 
     def reset(self) -> None:
         self.core.config[WRITEBACK] = 1
+
+    def burst_worker(self, index: int) -> BurstWorker:
+        return self.io
 
     def handle_queue(self, index: int, queue: DeviceQueue) -> None:
         batch, io = self._batch, self.io

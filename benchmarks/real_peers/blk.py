@@ -17,7 +17,7 @@ from tests.interop.peers import require
 from tests.interop.process import Daemon
 
 SIZE = 256 << 20
-SECONDS = 4
+SECONDS = 2
 #: fio's pattern, block size, depth.
 CASES = [
     ("randread", "4k", 1), ("randwrite", "4k", 1), ("randread", "4k", 32), ("randwrite", "4k", 32),

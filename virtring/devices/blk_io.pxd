@@ -21,7 +21,7 @@ cdef class BlkIo(BurstWorker):
     cdef char serial[20]
     cdef size_t rows(
         self, const guest_table* table, batch_cols* cols, size_t first, size_t end, uint64_t limit,
-        bint* bad
+        uint64_t* total, bint* bad
     ) noexcept nogil
     cdef uint32_t request(
         self, const guest_table* table, const vring_desc* first, const vring_desc* end,

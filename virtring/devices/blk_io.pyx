@@ -118,21 +118,23 @@ cdef class BlkIo(BurstWorker):
         cdef uint64_t limit = budget
         cdef size_t done
         cdef bint bad = False
+        cdef uint64_t moved = 0
         if start > end:
             raise InvalidArgument(f"start {start}: the batch has {end} rows")
         with nogil:
-            done = self.rows(&snapshot.table, &batch.cols, start, end, limit, &bad)
+            done = self.rows(&snapshot.table, &batch.cols, start, end, limit, &moved, &bad)
         self.malformed += bad
         return done
 
     cdef size_t work(
-        self, const guest_table* table, batch_cols* cols, size_t first, size_t end, bint* bad
+        self, const guest_table* table, batch_cols* cols, size_t first, size_t end, uint64_t* moved,
+        bint* bad
     ) noexcept nogil:
-        return self.rows(table, cols, first, end, BUDGET, bad)
+        return self.rows(table, cols, first, end, BUDGET, moved, bad)
 
     cdef size_t rows(
         self, const guest_table* table, batch_cols* cols, size_t first, size_t end, uint64_t limit,
-        bint* bad
+        uint64_t* total, bint* bad
     ) noexcept nogil:
         cdef size_t i = first
         cdef uint64_t moved = 0
@@ -141,6 +143,7 @@ cdef class BlkIo(BurstWorker):
                 table, cols.desc + cols.offsets[i], cols.desc + cols.offsets[i + 1], &moved, bad
             )
             i += 1
+        total[0] += moved
         return i - first
 
     cdef uint32_t request(

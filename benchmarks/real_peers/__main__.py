@@ -24,7 +24,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows: list[Row] = []
     for name in arguments.names:
-        run: Callable[[int], list[Row]] = importlib.import_module(f"benchmarks.real_peers.{name}").run
+        module = importlib.import_module(f"benchmarks.real_peers.{name}")
+        run: Callable[[int], list[Row]] = module.run
         try:
             rows += run(arguments.rounds)
         except (pytest.skip.Exception, pytest.fail.Exception) as error:

@@ -10,7 +10,8 @@ cdef class BurstWorker:
     cdef readonly str complaint
 
     # Carry out rows from first to end, in their order; how many were done, at least one. Sets
-    # ``written`` of each, adds the bytes of data to moved, sets bad when one of them cannot be a request: that one is the last.
+    # ``written`` of each and adds the bytes of data to moved. Sets bad when a row cannot be a
+    # request: that one is the last.
     cdef size_t work(
         self, const guest_table* table, batch_cols* cols, size_t first, size_t end,
         uint64_t* moved, bint* bad

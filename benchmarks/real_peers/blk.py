@@ -29,7 +29,7 @@ CASES = [
 def our_disk(socket: Path, image: Path, *options: str) -> Daemon:
     """``virtring serve blk IMAGE --vhost-user SOCKET`` in a process of its own."""
     python = Program((sys.executable, "-m", "virtring"), Path(sys.executable))
-    arguments = ["serve", "blk", image, "--vhost-user", socket, *options]
+    arguments: list[str | Path] = ["serve", "blk", image, "--vhost-user", socket, *options]
     return Daemon(python, arguments, sockets=[socket])
 
 

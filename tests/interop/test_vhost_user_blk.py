@@ -74,17 +74,22 @@ def test_queues_side_by_side(tmp_path: Path, ring: str) -> None:
     image.write_bytes(data)
     socket = tmp_path / "socket"
     numbers = " ".join(str(i) for i in range(queues))
+    look = (
+        "dd if=/dev/vda bs=64k skip=$(($1 * 64)) count=64 iflag=direct 2>/dev/null |"
+        " sha256sum >/tmp/read.$1\n"
+    )
+    change = (
+        "dd if=/data.$1 of=/dev/vda bs=64k seek=$((($1 + 4) * 64)) oflag=direct conv=fsync\n"
+        "sh /look $(($1 + 4))\n"
+    )
     script = (
         "section queues ls /sys/block/vda/mq\n"
-        f"use() {{ for i in {numbers}; do (taskset $((1 << $i)) $1 $i) & done; wait; }}\n"
-        "look() { dd if=/dev/vda bs=64k skip=$(($1 * 64)) count=64 iflag=direct 2>/dev/null |"
-        " sha256sum >/tmp/read.$1; }\n"
-        "change() { dd if=/data.$1 of=/dev/vda bs=64k seek=$((($1 + 4) * 64)) oflag=direct"
-        " conv=fsync 2>/dev/null; look $(($1 + 4)); }\n"
-        "use look; use change\n"
+        # A queue belongs to a processor.
+        f"use() {{ for i in {numbers}; do taskset $((1 << $i)) sh $1 $i & done; wait; }}\n"
+        "use /look; use /change\n"
         "for i in 0 1 2 3 4 5 6 7; do section sum.$i cat /tmp/read.$i; done\n"
         "section interrupts grep virtio0-req /proc/interrupts\n"
-    ).replace("taskset $((1 << $i)) $1 $i", "taskset -p $((1 << $i)) 0 >/dev/null; $1 $i")
+    )
     device = Blk(image, num_queues=queues)
     with (
         served(device, socket),
@@ -93,7 +98,11 @@ def test_queues_side_by_side(tmp_path: Path, ring: str) -> None:
             script,
             workdir=tmp_path,
             modules=["virtio_blk"],
-            files={f"data.{i}": piece for i, piece in enumerate(written)},
+            files={
+                "look": look.encode(),
+                "change": change.encode(),
+                **{f"data.{i}": piece for i, piece in enumerate(written)},
+            },
             devices=disk(socket, ",packed=on" if ring == "packed" else "", queues),
             processors=queues,
         ) as guest,

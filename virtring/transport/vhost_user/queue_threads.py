@@ -13,7 +13,7 @@ from threading import Thread
 from virtring.device import Device
 from virtring.device.burst import BurstWorker, Ended, QueueLoop
 from virtring.errors import QueueBroken
-from virtring.queue import EventFd
+from virtring.queue import DeviceQueue, EventFd
 from virtring.transport.unix import ProtocolError
 from virtring.transport.vhost_user.vring import Vring
 from virtring.transport.vhost_user.watched import WatchedLoop, WatchedQueue
@@ -102,7 +102,7 @@ class QueueThreads:
             self._running.append((loop, thread))
             thread.start()
 
-    def _loop(self, queue: object, worker: BurstWorker) -> QueueLoop:
+    def _loop(self, queue: DeviceQueue, worker: BurstWorker) -> QueueLoop:
         if isinstance(queue, WatchedQueue):
             return WatchedLoop(queue, worker, self.wake.fileno(), poll=self.poll)
         return QueueLoop(queue, worker, self.wake.fileno(), poll=self.poll)

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.real_peers.row import Row
@@ -15,7 +14,7 @@ from tests.interop.daemons import storage_daemon
 from tests.interop.guest import Guest
 from tests.interop.initramfs import linux61
 from tests.interop.peers import require
-from tests.interop.process import Daemon, Process
+from tests.interop.process import Daemon
 
 SIZE = 256 << 20
 SECONDS = 2
@@ -31,19 +30,6 @@ def our_disk(socket: Path, image: Path, *options: str) -> Daemon:
     python = Program((sys.executable, "-m", "virtring"), Path(sys.executable))
     arguments: list[str | Path] = ["serve", "blk", image, "--vhost-user", socket, *options]
     return Daemon(python, arguments, sockets=[socket])
-
-
-def place(guest: Guest, daemons: Sequence[Process]) -> None:
-    """The guest's processor on a CPU of its own, everything else on another.
-
-    Left alone, the scheduler puts a daemon's thread on the one or the other, and the figures follow
-    that more than the daemon.
-    """
-    cpus = sorted(os.sched_getaffinity(0))
-    for process in (guest, *daemons):
-        for task in Path(f"/proc/{process.pid}/task").iterdir():
-            mine = cpus[0] if "TCG" in (task / "comm").read_text() else cpus[-1]
-            os.sched_setaffinity(int(task.name), {mine})
 
 
 def disk(name: str, socket: Path) -> list[str]:
@@ -82,8 +68,8 @@ def run(rounds: int, *options: str) -> list[Row]:
         for image in images:
             image.write_bytes(os.urandom(1 << 20) * (SIZE >> 20))
         with (
-            our_disk(sockets[0], images[0], *options) as ours,
-            storage_daemon(sockets[1], f"driver=file,filename={images[1]}") as theirs,
+            our_disk(sockets[0], images[0], *options),
+            storage_daemon(sockets[1], f"driver=file,filename={images[1]}"),
             Guest(
                 linux61(),
                 script,
@@ -94,8 +80,6 @@ def run(rounds: int, *options: str) -> list[Row]:
                 devices=[*disk("c0", sockets[0]), *disk("c1", sockets[1])],
             ) as guest,
         ):
-            guest.wait_for("^@@begin ")
-            place(guest, [ours, theirs])
             rows = []
             for pattern, block, depth in CASES:
                 figures = {

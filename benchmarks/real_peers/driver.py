@@ -24,6 +24,8 @@ from virtring.transport.vhost_user import VhostUserOps, vhost_user_device
 
 NULL = "driver=null-co,size=536870912,read-zeroes=on"
 DEPTH = 64
+#: Requests that are submitted at once; the device has the others to go on with.
+CHUNK = 16
 BLOCK = 4096
 SECONDS = 2
 
@@ -47,19 +49,26 @@ def read_for(
     rows, used = BlkBatch(DEPTH), BlkBatch(DEPTH)
     rows.type[:] = BlkType.IN
     rows.len[:] = BLOCK
-    rows.addr[:] = data + BLOCK * np.arange(DEPTH)
+    rows.token[:] = np.arange(DEPTH)
+    buffers = data + BLOCK * np.arange(DEPTH, dtype=np.uint64)
+    rows.addr[:] = buffers
     rows.sector[:] = 8 * np.random.default_rng(1).integers(0, queue.capacity // 8, DEPTH)
     start = time.perf_counter()
     end = start + seconds
-    done = 0
+    done = free = 0
     queue.submit(rows, 0, DEPTH)
     queue.kick()
     while time.perf_counter() < end:
         n = queue.reap(used)
         if n:
             done += n
-            queue.submit(rows, 0, n)
-            queue.kick()
+            rows.token[free : free + n] = used.token[:n]
+            free += n
+            if free >= CHUNK:
+                rows.addr[:free] = buffers[rows.token[:free]]
+                queue.submit(rows, 0, free)
+                queue.kick()
+                free = 0
         elif call is not None:
             # Told when most are done: the device has the others to go on with meanwhile.
             if queue.vq.enable_cb_delayed():

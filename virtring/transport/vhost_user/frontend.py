@@ -200,8 +200,10 @@ class VhostUserOps(TransportOps):
             log.warning("%s: the back end's channel: %s", self.path, error)
             message = None
         if message is None:
-            self.listener.remove(channel.fileno())
-            self._close_channel()
+            with self._closing:
+                if self._channel is channel:
+                    self.listener.remove(channel.fileno())
+                    self._close_channel()
             return
         close_fds(message.fds)
         known = self._back_end_asks(message)

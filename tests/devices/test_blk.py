@@ -86,7 +86,7 @@ def test_read_write(driver: BlkDriver, image: Path) -> None:
 def test_what_the_device_says(driver: BlkDriver) -> None:
     limits = driver.limits
     assert limits.block_size == limits.physical_block_size == 512
-    assert limits.seg_max == 254
+    assert limits.seg_max == 126
     assert limits.max_discard_seg == limits.max_write_zeroes_seg == 16
     assert limits.write_zeroes_may_unmap
     assert limits.size_max == limits.min_io == 0

@@ -16,10 +16,10 @@ from virtring.devices.blk import Blk
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
 
-def disk(socket: Path, options: str = "") -> list[str]:
+def disk(socket: Path, options: str = "", queues: int = 1) -> list[str]:
     return [
         *("-chardev", f"socket,id=c0,path={socket}"),
-        *("-device", f"vhost-user-blk-pci,chardev=c0,num-queues=1{options}"),
+        *("-device", f"vhost-user-blk-pci,chardev=c0,num-queues={queues}{options}"),
     ]
 
 
@@ -60,4 +60,62 @@ def test_disk(tmp_path: Path, version: str, ring: str) -> None:
     expected = bytearray(data)
     expected[4096 : 4096 + len(module)] = module
     expected[8 << 20 : 12 << 20] = bytes(4 << 20)
+    assert image.read_bytes() == expected
+
+
+@pytest.mark.parametrize("ring", ["split", "packed"])
+def test_queues_side_by_side(tmp_path: Path, ring: str) -> None:
+    """Four queues, a thread of ours each, used by four processors at once."""
+    queues, part = 4, 4 << 20
+    rng = random.Random(3)
+    data = rng.randbytes(2 * queues * part)
+    written = [rng.randbytes(part) for _ in range(queues)]
+    image = tmp_path / "image"
+    image.write_bytes(data)
+    socket = tmp_path / "socket"
+    numbers = " ".join(str(i) for i in range(queues))
+    look = (
+        "dd if=/dev/vda bs=64k skip=$(($1 * 64)) count=64 iflag=direct 2>/dev/null |"
+        " sha256sum >/tmp/read.$1\n"
+    )
+    change = (
+        "dd if=/data.$1 of=/dev/vda bs=64k seek=$((($1 + 4) * 64)) oflag=direct conv=fsync\n"
+        "sh /look $(($1 + 4))\n"
+    )
+    script = (
+        "section queues ls /sys/block/vda/mq\n"
+        # A queue belongs to a processor.
+        f"use() {{ for i in {numbers}; do taskset $((1 << $i)) sh $1 $i & done; wait; }}\n"
+        "use /look; use /change\n"
+        "for i in 0 1 2 3 4 5 6 7; do section sum.$i cat /tmp/read.$i; done\n"
+        "section interrupts grep virtio0-req /proc/interrupts\n"
+    )
+    device = Blk(image, num_queues=queues)
+    with (
+        served(device, socket),
+        Guest(
+            linux61(),
+            script,
+            workdir=tmp_path,
+            modules=["virtio_blk"],
+            files={
+                "look": look.encode(),
+                "change": change.encode(),
+                **{f"data.{i}": piece for i, piece in enumerate(written)},
+            },
+            devices=disk(socket, ",packed=on" if ring == "packed" else "", queues),
+            processors=queues,
+        ) as guest,
+    ):
+        assert guest.section("queues").split() == [str(i) for i in range(queues)]
+        expected = data[: queues * part] + b"".join(written)
+        for i in range(2 * queues):
+            piece = expected[i * part : (i + 1) * part]
+            assert guest.section(f"sum.{i}").split()[0] == hashlib.sha256(piece).hexdigest()
+        lines = guest.section("interrupts").splitlines()
+        used = [sum(map(int, line.split()[1 : 1 + queues])) for line in lines]
+        assert len(used) == queues
+        assert all(used), "a queue was not used"
+        guest.finish()
+    device.close()
     assert image.read_bytes() == expected

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import random
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -245,3 +247,17 @@ def test_back_end_that_goes_away(path: Path, memory: GuestMemory) -> None:
             vq.virtqueue_add([(memory.alloc(8), 8)], [], "x", premapped=True)
         driver.remove()
         ops(vdev).close()
+
+
+def test_channel_that_ends_while_the_front_end_closes(path: Path, memory: GuestMemory) -> None:
+    """The listener's thread leaves the channel alone while another one puts everything away."""
+    with served(Rng(), path):
+        vdev = vhost_user_device(path, memory, DeviceID.RNG)
+        channel = ops(vdev)._channel
+        assert channel is not None
+        with ops(vdev)._closing:
+            channel.sock.shutdown(socket.SHUT_RDWR)
+            time.sleep(0.2)
+            assert channel.fileno() >= 0
+        ops(vdev).close()
+        assert channel.fileno() < 0

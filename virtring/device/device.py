@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from virtring.device.burst import BurstWorker
 from virtring.device.config_ops import SharedMemory
 from virtring.device.device_config import VirtioDeviceConfig
 from virtring.device.queue_config import QUEUE_SIZE, VirtioQueueConfig
@@ -117,6 +118,12 @@ class Device:
 
     def queue_stopped(self, index: int, queue: DeviceQueue) -> None:
         """Queue ``index`` is being taken away; let go of its chains."""
+
+    def burst_worker(self, index: int) -> BurstWorker | None:
+        """What does the work of queue ``index`` in C, for a transport that has a thread for each
+        queue; None, as here, when only ``handle_queue`` does. ``handle_queue`` must do the same.
+        """
+        return None
 
     def suspended(self, suspend: bool) -> None:
         """The driver suspends the device (True) or lets it go on (False).

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from virtring.device import RING_OFFER, Device
+from virtring.device.burst import BurstWorker
 from virtring.devices.blk_io import BlkIo
 from virtring.errors import InvalidArgument
 from virtring.queue import Batch, DeviceQueue
@@ -18,6 +19,9 @@ from virtring.spec.ids import DeviceID
 
 #: Bytes of data after which requests are completed while others of the burst still wait.
 BUDGET = 256 << 10
+#: A ring that a driver may choose all the same, such as QEMU's default. A request of more
+#: segments than its ring has entries breaks the ring (2.7.5.3.1), and Linux asks no more than this.
+LEAST_RING = 128
 #: Most segments and sectors of one DISCARD or WRITE_ZEROES request.
 MAX_SEGMENTS = 16
 MAX_SECTORS = 1 << 22
@@ -97,7 +101,7 @@ class Blk(Device):
             raise
         config = np.zeros((), BLK_CONFIG)
         config["capacity"] = capacity
-        config["seg_max"] = max(1, queue_size - 2)
+        config["seg_max"] = max(1, min(queue_size, LEAST_RING) - 2)
         config["blk_size"] = block_size
         config["writeback"] = 1
         config["num_queues"] = num_queues
@@ -138,6 +142,9 @@ class Blk(Device):
 
     def queue_started(self, index: int, queue: DeviceQueue) -> None:
         self._choose(queue.features)
+        if queue.size > self._batch.capacity:
+            # The driver chose a longer ring than was offered, where a transport lets it.
+            self._batch = Batch(queue.size, 2 * queue.size)
 
     def _choose(self, features: Feature) -> None:
         bits = int(features)
@@ -156,6 +163,9 @@ class Blk(Device):
 
     def reset(self) -> None:
         self.core.config[WRITEBACK] = 1
+
+    def burst_worker(self, index: int) -> BurstWorker:
+        return self.io
 
     def handle_queue(self, index: int, queue: DeviceQueue) -> None:
         batch, io = self._batch, self.io

@@ -1,7 +1,8 @@
+from virtring.device.burst import BurstWorker
 from virtring.memory.guest import GuestMemory
 from virtring.queue.batch import Batch
 
-class BlkIo:
+class BlkIo(BurstWorker):
     capacity: int
     write_through: bool
     discard: bool

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.types cimport off_t
 
+from virtring.device.burst cimport BurstWorker
 from virtring.device.cursor cimport (
     cursor, cursor_at, cursor_init, gather, iovec, scatter, vectors,
 )
@@ -14,7 +15,7 @@ from virtring.memory.table cimport (
     PERM_READ, PERM_WRITE, guest_lookup, guest_range, guest_table,
 )
 from virtring.queue.batch cimport Batch
-from virtring.ring.common cimport clamp32
+from virtring.ring.common cimport batch_cols, clamp32
 from virtring.spec.ring cimport VRING_DESC_F_WRITE, vring_desc
 
 from virtring.errors import InvalidArgument
@@ -50,6 +51,8 @@ cdef enum:
     # One call's worth; a longer request takes several.
     IOVECS = 256
     ZEROES = 65536
+    # Bytes of data after which requests are completed while others of the burst still wait.
+    BUDGET = 262144
 
 cdef char zeroes[ZEROES]
 memset(zeroes, 0, ZEROES)
@@ -76,7 +79,7 @@ cdef uint64_t left_of(const cursor* c) noexcept nogil:
     return n - c.offset
 
 
-cdef class BlkIo:
+cdef class BlkIo(BurstWorker):
     """Block requests on an open file.
 
     fd: the file, which stays the caller's. capacity: sectors of 512 bytes. read_only: refuse what
@@ -99,6 +102,7 @@ cdef class BlkIo:
         self.read_only = read_only
         self.max_segments = max_segments
         self.max_sectors = max_sectors
+        self.complaint = "a request without room for its header and status"
         memset(self.serial, 0, ID_BYTES)
         memcpy(self.serial, <char*>serial, len(serial))
 
@@ -106,32 +110,50 @@ cdef class BlkIo:
         """Carry out the requests of the rows from ``start`` on; the number of rows done.
 
         Stops after the row that makes it ``budget`` bytes of data or more. Sets ``written`` of each
-        row. What fails is told to the driver by the request's status. Rows that have no room for a
-        header and a status end it: ``malformed`` counts them, their ``written`` is 0.
+        row. What fails is told to the driver by the request's status. A row that has no room for a
+        header and a status is the last: ``malformed`` counts it, its ``written`` is 0.
         """
         cdef MemoryTable snapshot = memory.snapshot
         cdef size_t end = batch.rows
         cdef uint64_t limit = budget
-        cdef size_t i = start
+        cdef size_t done
+        cdef bint bad = False
         cdef uint64_t moved = 0
         if start > end:
             raise InvalidArgument(f"start {start}: the batch has {end} rows")
         with nogil:
-            while i < end and moved < limit:
-                batch.cols.written[i] = self.request(
-                    &snapshot.table,
-                    batch.cols.desc + batch.cols.offsets[i],
-                    batch.cols.desc + batch.cols.offsets[i + 1],
-                    &moved,
-                )
-                i += 1
-        return i - start
+            done = self.rows(&snapshot.table, &batch.cols, start, end, limit, &moved, &bad)
+        self.malformed += bad
+        return done
+
+    cdef size_t work(
+        self, const guest_table* table, batch_cols* cols, size_t first, size_t end, uint64_t* moved,
+        bint* bad
+    ) noexcept nogil:
+        return self.rows(table, cols, first, end, BUDGET, moved, bad)
+
+    cdef size_t rows(
+        self, const guest_table* table, batch_cols* cols, size_t first, size_t end, uint64_t limit,
+        uint64_t* total, bint* bad
+    ) noexcept nogil:
+        cdef size_t i = first
+        cdef uint64_t moved = 0
+        while i < end and moved < limit and not bad[0]:
+            cols.written[i] = self.request(
+                table, cols.desc + cols.offsets[i], cols.desc + cols.offsets[i + 1], &moved, bad
+            )
+            i += 1
+        total[0] += moved
+        return i - first
 
     cdef uint32_t request(
         self, const guest_table* table, const vring_desc* first, const vring_desc* end,
-        uint64_t* moved
+        uint64_t* moved, bint* bad
     ) noexcept nogil:
-        """One chain: header, data, status byte, however they are cut (2.7.4). Bytes written."""
+        """One chain: header, data, status byte, however they are cut (2.7.4). Bytes written.
+
+        Sets ``bad``, and writes nothing, when there is no room for a header and a status.
+        """
         cdef cursor out
         cdef cursor into
         cdef cursor zeros
@@ -153,12 +175,12 @@ cdef class BlkIo:
             writable += d.len
             d += 1
         if writable == 0 or gather(&out, <char*>&header, sizeof(header)) != 0:
-            self.malformed += 1
+            bad[0] = True
             return 0
         d = end - 1
         r = guest_lookup(table, d.addr, d.len, PERM_WRITE)
         if r == NULL:
-            self.malformed += 1
+            bad[0] = True
             return 0
         status = <uint8_t*>r.host + (d.addr - r.base) + d.len - 1
         writable -= 1

@@ -6,6 +6,7 @@ import socket
 import struct
 import typing
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import runtime_checkable
 
 from virtring.device import Device
@@ -77,7 +78,8 @@ Handler = Callable[[Message], bytes | None]
 
 class BackEnd(RingLife):
     """Answers one front end. ``watch(vring)`` is called when a ring's kicks are to be heard,
-    ``unwatch(vring)`` before its kick descriptor is closed.
+    ``unwatch(vring)`` before its kick descriptor is closed. ``quiet()`` is around each message's
+    handling: no other thread uses the rings or the memory inside.
 
     The device is attached to the front end's memory as long as this lives; :meth:`close` resets it.
     """
@@ -88,8 +90,10 @@ class BackEnd(RingLife):
         connection: Connection,
         watch: Callable[[Vring], object],
         unwatch: Callable[[Vring], object],
+        quiet: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         super().__init__(device, watch, unwatch)
+        self.quiet = quiet
         self.connection = connection
         self.protocol = Protocol(0)
         self.status = Status(0)
@@ -129,7 +133,8 @@ class BackEnd(RingLife):
             shape = check_request(message)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("<- %s", in_words(message, self.device.core.device_id))
-            with self.device.core.mutex:
+            # In this order: a thread that ends may need the mutex.
+            with self.quiet(), self.device.core.mutex:
                 self._answer(message, shape.reply)
         finally:
             close_fds(message.fds)

@@ -10,5 +10,8 @@ class DirtyPages:
 class DirtyLog:
     pages: DirtyPages | None
     buffers: bool
-    used: int | None
     def __new__(cls) -> Self: ...
+    @property
+    def used(self) -> int | None: ...
+    @used.setter
+    def used(self, value: int | None) -> None: ...

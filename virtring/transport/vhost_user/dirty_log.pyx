@@ -64,14 +64,25 @@ cdef class DirtyLog:
     def __dealloc__(self):
         free(self.parts)
 
-    cdef int popped_part(self, uint32_t id, uint64_t addr, uint32_t length) except -1:
+    @property
+    def used(self):
+        """Guest address at which writes of the used ring are marked, None for not."""
+        return self.used_addr if self.used_set else None
+
+    @used.setter
+    def used(self, value):
+        self.used_addr = 0 if value is None else value
+        self.used_set = value is not None
+
+    cdef int popped_part(self, uint32_t id, uint64_t addr, uint32_t length) except -1 nogil:
         cdef uint32_t room, i
         cdef part* more
         if not self.free:
             room = 2 * self.room if self.room else FIRST_PARTS
             more = <part*>realloc(self.parts, room * sizeof(part))
             if more == NULL:
-                raise OutOfMemory("no memory for what the dirty log has to know")
+                with gil:
+                    raise OutOfMemory("no memory for what the dirty log has to know")
             self.parts = more
             # Number 0 stands for none.
             for i in range(max(self.room, 1), room):
@@ -86,14 +97,14 @@ cdef class DirtyLog:
         self.first[id] = i
         return 0
 
-    cdef int popped(self, uint32_t id, const vring_desc* desc, size_t n) except -1:
+    cdef int popped(self, uint32_t id, const vring_desc* desc, size_t n) except -1 nogil:
         cdef size_t i
         for i in range(n):
             if desc[i].flags & VRING_DESC_F_WRITE:
                 self.popped_part(id, desc[i].addr, desc[i].len)
         return 0
 
-    cdef void pushed(self, const uint32_t* id, size_t n) noexcept:
+    cdef void pushed(self, const uint32_t* id, size_t n) noexcept nogil:
         """These chains go back to the driver."""
         cdef size_t k
         cdef uint32_t i, next
@@ -109,7 +120,7 @@ cdef class DirtyLog:
                 self.free = i
                 i = next
 
-    cdef void area(self, uint64_t offset, uint64_t length):
+    cdef void area(self, uint64_t offset, uint64_t length) noexcept nogil:
         """``length`` bytes from ``offset`` on of the device area (split: the used ring) written."""
-        if self.pages is not None and self.used is not None:
-            self.pages.mark(<uint64_t>self.used + offset, length)
+        if self.pages is not None and self.used_set:
+            self.pages.mark(self.used_addr + offset, length)

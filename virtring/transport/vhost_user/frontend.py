@@ -59,9 +59,10 @@ class VhostUserOps(TransportOps):
 
     memory: shared with the back end, so every region needs a descriptor (a memfd). queue_size: the
     most ring entries, which the protocol cannot ask for; a power of two. interrupts: False for a
-    driver that polls its queues: callbacks never run. wanted: protocol features
-    to use where the back end has them. gone: called when the back end closes or dies; by default
-    all queues are broken then. It may call :meth:`reconnect` (later, in another thread).
+    driver that polls its queues or waits for :meth:`call_event`: callbacks never run. wanted:
+    protocol features to use where the back end has them. gone: called when the back end closes or
+    dies; by default all queues are broken then. It may call :meth:`reconnect` (later, in another
+    thread).
 
     Raises PeerDied when nobody listens there, ProtocolError when the answers make no sense.
     """
@@ -201,8 +202,10 @@ class VhostUserOps(TransportOps):
             log.warning("%s: the back end's channel: %s", self.path, error)
             message = None
         if message is None:
-            self.listener.remove(channel.fileno())
-            self._close_channel()
+            with self._closing:
+                if self._channel is channel:
+                    self.listener.remove(channel.fileno())
+                    self._close_channel()
             return
         close_fds(message.fds)
         known = self._back_end_asks(message)
@@ -353,6 +356,13 @@ class VhostUserOps(TransportOps):
         else:
             vq.disable_cb()
         return vq
+
+    def call_event(self, index: int) -> EventFd:
+        """What the back end signals for a queue that is set up, for ``wait_used``; WrongState with
+        ``interrupts``, which listen to it."""
+        if self.interrupts or index not in self._rings:
+            raise WrongState(f"{self.path}: callbacks listen to queue {index}, or there is none")
+        return self._rings[index].call
 
     def enable_vq(self, vq: Virtqueue) -> None:
         self._rings[vq.index].ready = True

@@ -10,6 +10,7 @@ from virtring.queue import EventFd
 from virtring.transport.unix import ProtocolError, SocketServer
 from virtring.transport.vhost_user.backend import BackEnd
 from virtring.transport.vhost_user.connection import Connection
+from virtring.transport.vhost_user.queue_threads import QueueThreads
 from virtring.transport.vhost_user.vring import Vring, drain
 
 #: Looks at the rings between two looks at the descriptors, when polling.
@@ -20,7 +21,9 @@ class VhostUserServer(SocketServer):
     """One device behind one socket. :meth:`run` serves until :meth:`stop`.
 
     device: begins anew for every front end. path: of the socket, made here and removed by close().
-    poll: look at the rings all the time instead of waiting for kicks; takes a whole CPU.
+    poll: look at the rings all the time instead of waiting for kicks; takes a whole CPU, or one for
+    each queue where the device's work is done in C (:meth:`Device.burst_worker`): such queues have
+    a thread each.
     """
 
     def __init__(self, device: Device, path: str, *, poll: bool = False) -> None:
@@ -45,13 +48,17 @@ class Session:
         self.poll = poll
         self.selector = selectors.DefaultSelector()
         self.kicks: dict[int, int] = {}
-        self.backend = BackEnd(device, Connection(sock), self._watch, self._unwatch)
+        self.threads = QueueThreads(device, poll)
+        self.backend = BackEnd(
+            device, Connection(sock), self._watch, self._unwatch, self.threads.quiet
+        )
         self.selector.register(sock, selectors.EVENT_READ, self._message)
         self.selector.register(stop, selectors.EVENT_READ, self._stopped)
         self.open = True
         self.stopping = False
 
     def close(self) -> None:
+        self.threads.close()
         self.backend.close()
         self.selector.close()
 
@@ -81,6 +88,7 @@ class Session:
             if vring.started
             and vring.enabled
             and self.device.polled(vring.index)
+            and self.device.burst_worker(vring.index) is None
             and (queue := self.device.queues[vring.index]) is not None
             and not queue.is_broken
         ]
@@ -93,6 +101,8 @@ class Session:
         return True
 
     def _watch(self, vring: Vring) -> None:
+        if self.threads.watch(vring):
+            return
         if vring.kick >= 0 and vring.index not in self.kicks:
             try:
                 self.selector.register(
@@ -103,6 +113,7 @@ class Session:
             self.kicks[vring.index] = vring.kick
 
     def _unwatch(self, vring: Vring) -> None:
+        self.threads.unwatch(vring)
         # While the descriptor is open: epoll goes on reporting a file that the peer has open too.
         fd = self.kicks.pop(vring.index, None)
         if fd is not None:

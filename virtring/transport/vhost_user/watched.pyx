@@ -4,11 +4,12 @@ import numpy as np
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from virtring.device.burst cimport QueueLoop
 from virtring.memory.barriers cimport load16, swap16
 from virtring.queue.batch cimport Batch
 from virtring.queue.chain cimport Chain
 from virtring.queue.device cimport DeviceQueue
-from virtring.ring.common cimport DONE, HELD, note_extra
+from virtring.ring.common cimport DONE, HELD, VR_OK, note_extra
 from virtring.ring.packed_common cimport AVAIL_USED
 from virtring.spec.ring cimport VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_DESC_F_USED
 from virtring.transport.vhost_user.dirty_log cimport DirtyLog
@@ -41,6 +42,7 @@ cdef class WatchedQueue(DeviceQueue):
         cdef list found
         cdef uint32_t at
         self.enter_ring()
+        self.desc_addr = self.config.desc
         if inflight is not None:
             if inflight.packed != self.packed or inflight.num < self.s.num:
                 raise InvalidArgument(
@@ -115,7 +117,7 @@ cdef class WatchedQueue(DeviceQueue):
 
     # -- popping -------------------------------------------------------------------------------
 
-    cdef void swap_ring(self, bint old) noexcept:
+    cdef void swap_ring(self, bint old) noexcept nogil:
         """Let the engine pop from what was in flight, or from the ring."""
         if self.packed:
             if old:
@@ -129,7 +131,7 @@ cdef class WatchedQueue(DeviceQueue):
         else:
             self.split.avail_ring = self.real
 
-    cdef int note(self, const uint32_t* id, size_t n, uint32_t pos) except -1:
+    cdef void note(self, const uint32_t* id, size_t n, uint32_t pos) noexcept nogil:
         """These were popped; ``pos`` is where they began in a packed ring."""
         if self.left:
             # They are written down already.
@@ -143,9 +145,21 @@ cdef class WatchedQueue(DeviceQueue):
                 self.inflight.popped_split(id, n)
         if self.log is not None:
             self.note_events()
+
+    cdef int popped(self, Batch batch, size_t n, uint32_t pos) except -1 nogil:
+        """The rows of the batch were popped."""
+        cdef size_t i
+        self.note(batch.cols.id, n, pos)
+        if self.log is not None:
+            for i in range(n):
+                self.log.popped(
+                    batch.cols.id[i],
+                    batch.cols.desc + batch.cols.offsets[i],
+                    batch.cols.offsets[i + 1] - batch.cols.offsets[i],
+                )
         return 0
 
-    cdef void note_events(self):
+    cdef void note_events(self) noexcept nogil:
         """The structure that asks for kicks was written."""
         if self.packed:
             self.log.area(0, 4)
@@ -156,7 +170,6 @@ cdef class WatchedQueue(DeviceQueue):
     def pop(self, Batch batch not None, room=None) -> int:
         cdef uint32_t pos = self.pack.last_avail_idx
         cdef bint old = self.left != 0
-        cdef size_t i
         cdef size_t n
         if old:
             room = min(batch.cols.capacity if room is None else room, self.left)
@@ -167,14 +180,7 @@ cdef class WatchedQueue(DeviceQueue):
             if old:
                 self.swap_ring(False)
         if n:
-            self.note(batch.cols.id, n, pos)
-            if self.log is not None:
-                for i in range(n):
-                    self.log.popped(
-                        batch.cols.id[i],
-                        batch.cols.desc + batch.cols.offsets[i],
-                        batch.cols.offsets[i + 1] - batch.cols.offsets[i],
-                    )
+            self.popped(batch, n, pos)
         return n
 
     def next_chain(self):
@@ -213,10 +219,10 @@ cdef class WatchedQueue(DeviceQueue):
 
     # -- pushing -------------------------------------------------------------------------------
 
-    cdef uint32_t used_position(self) noexcept:
+    cdef uint32_t used_position(self) noexcept nogil:
         return self.pack.used_idx if self.packed else self.split.used_idx
 
-    cdef const uint32_t* will_publish(self, const uint32_t* id, size_t* n) noexcept:
+    cdef const uint32_t* will_publish(self, const uint32_t* id, size_t* n) noexcept nogil:
         """The chains that the driver gets when these are pushed: IN_ORDER keeps some back."""
         cdef uint32_t ids = IDS if self.packed else self.s.num
         cdef uint32_t k, head
@@ -239,16 +245,18 @@ cdef class WatchedQueue(DeviceQueue):
         n[0] = k
         return &self.turn[0]
 
-    cdef int check(self, const uint32_t* id, size_t n) except -1:
+    cdef bint check(self, const uint32_t* id, size_t n) noexcept nogil:
         """Held, all of them? The engine says what is wrong with one that is not."""
         cdef uint32_t ids = IDS if self.packed else self.s.num
         cdef size_t i
         for i in range(n):
             if id[i] >= ids or note_extra(self.s.held[id[i]]) != HELD:
-                return 0
-        return 1
+                return False
+        return True
 
-    cdef int logged(self, const uint32_t* id, size_t n, uint32_t before, bint any) except -1:
+    cdef void logged(
+        self, const uint32_t* id, size_t n, uint32_t before, bint any
+    ) noexcept nogil:
         """These were pushed; used entries from ``before`` on were written, if there are any."""
         cdef uint32_t num = self.s.num
         cdef uint32_t at = before
@@ -256,21 +264,36 @@ cdef class WatchedQueue(DeviceQueue):
         cdef uint32_t last
         cdef uint64_t desc
         self.log.pushed(id, n)
-        if not any or self.log.used is None or self.log.pages is None:
-            return 0
+        if not any or not self.log.used_set or self.log.pages is None:
+            return
         if not self.packed:
             self.log.area(0, 4)
             while at != end:
                 self.log.area(4 + 8 * <uint64_t>(at & (num - 1)), 8)
                 at = <uint16_t>(at + 1)
-            return 0
+            return
         # Used descriptors stand in the descriptor ring, which has no log address of its own.
         last = end if end > at else num
-        desc = <uint64_t>self.config.desc
+        desc = self.desc_addr
         self.log.pages.mark(desc + 16 * <uint64_t>at, 16 * <uint64_t>(last - at))
         if end <= at:
             self.log.pages.mark(desc, 16 * <uint64_t>end)
-        return 0
+
+    cdef const uint32_t* pushing(self, const uint32_t* id, size_t* n) noexcept nogil:
+        """Before a push of these, which are held: what it will publish, in number ``n``."""
+        cdef const uint32_t* out = self.will_publish(id, n)
+        if self.inflight is not None:
+            self.inflight.pushing(out, n[0], self.s.held, self.s.num)
+        return out
+
+    cdef void pushed(
+        self, const uint32_t* out, size_t published, const uint32_t* id, size_t n, uint32_t before
+    ) noexcept nogil:
+        """After it; ``before`` is where the next used entry was then."""
+        if self.inflight is not None:
+            self.inflight.pushed(out, published, self.split.used_idx)
+        if self.log is not None:
+            self.logged(id, n, before, published != 0)
 
     def push(self, Batch batch not None, Py_ssize_t start=0, count=None) -> int:
         cdef size_t first = 0
@@ -286,19 +309,14 @@ cdef class WatchedQueue(DeviceQueue):
         if not n or not self.check(id, n):
             return DeviceQueue.push(self, batch, start, count)
         before = self.used_position()
-        out = self.will_publish(id, &n)
-        if self.inflight is not None:
-            self.inflight.pushing(out, n, self.s.held, self.s.num)
+        out = self.pushing(id, &n)
         try:
             published = DeviceQueue.push(self, batch, start, count)
         except BaseException:
             if self.inflight is not None:
                 self.inflight.cancel()
             raise
-        if self.inflight is not None:
-            self.inflight.pushed(out, n, self.split.used_idx)
-        if self.log is not None:
-            self.logged(id, end - first, before, n != 0)
+        self.pushed(out, n, id, end - first, before)
         return published
 
     def return_(self, Chain chain not None, written=None) -> None:
@@ -311,16 +329,64 @@ cdef class WatchedQueue(DeviceQueue):
             DeviceQueue.return_(self, chain, written)
             return
         before = self.used_position()
-        out = self.will_publish(&id, &n)
-        if self.inflight is not None:
-            self.inflight.pushing(out, n, self.s.held, self.s.num)
+        out = self.pushing(&id, &n)
         try:
             DeviceQueue.return_(self, chain, written)
         except BaseException:
             if self.inflight is not None:
                 self.inflight.cancel()
             raise
-        if self.inflight is not None:
-            self.inflight.pushed(out, n, self.split.used_idx)
-        if self.log is not None:
-            self.logged(&id, 1, before, n != 0)
+        self.pushed(out, n, &id, 1, before)
+
+    # -- without the GIL -------------------------------------------------------------------------
+
+    cdef int pop_burst(self, Batch batch, size_t* n) except -1 nogil:
+        """:meth:`pop`, as a result code of the engine."""
+        cdef uint32_t pos = self.pack.last_avail_idx
+        cdef size_t room = batch.cols.capacity
+        cdef bint old = self.left != 0
+        cdef int code
+        if old:
+            room = min(room, <size_t>self.left)
+            self.swap_ring(True)
+        code = self.pop_plain(batch, room, n)
+        if old:
+            self.swap_ring(False)
+        if n[0]:
+            self.popped(batch, n[0], pos)
+        return code
+
+    cdef int push_burst(
+        self, const uint32_t* id, const uint32_t* written, size_t n
+    ) noexcept nogil:
+        """:meth:`push` of chains that are held, likewise."""
+        cdef size_t published = 0
+        cdef size_t count = n
+        cdef uint32_t before = self.used_position()
+        cdef const uint32_t* out = self.pushing(id, &count)
+        cdef int code = self.push_plain(id, written, n, &published)
+        if code == VR_OK:
+            self.pushed(out, count, id, n, before)
+        elif self.inflight is not None:
+            self.inflight.cancel()
+        return code
+
+
+cdef class WatchedLoop(QueueLoop):
+    """:class:`QueueLoop` for a :class:`WatchedQueue`."""
+
+    def __init__(self, WatchedQueue queue not None, worker, int wake, *, poll=False):
+        QueueLoop.__init__(self, queue, worker, wake, poll=poll)
+        self.watched = queue
+
+    cdef int pop(self, size_t* n) except -1 nogil:
+        return self.watched.pop_burst(self.batch, n)
+
+    cdef int push(self, size_t first, size_t n) except -1 nogil:
+        return self.watched.push_burst(
+            self.batch.cols.id + first, self.batch.cols.written + first, n
+        )
+
+    cdef void asked(self) noexcept nogil:
+        if self.watched.log is not None:
+            self.watched.note_events()

@@ -1,5 +1,8 @@
 """The address allocator, by examples and against a model that marks every byte."""
 
+import sys
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,3 +127,33 @@ def test_against_a_byte_map(steps: list[tuple[str, int, int]]) -> None:
     for addr, _ in live:
         allocator.free(addr)
     assert [allocator.alloc(SIZE), allocator.alloc(SECOND_SIZE)] == [START, SECOND]
+
+
+def test_threads_never_get_the_same_block() -> None:
+    allocator = RangeAllocator()
+    allocator.add_range(0, 1 << 16)
+    taken: dict[int, int] = {}
+    errors: list[BaseException] = []
+
+    def use(number: int) -> None:
+        try:
+            for turn in range(3000):
+                addr = allocator.alloc(64 + 16 * (turn % 7))
+                assert taken.setdefault(addr, number) == number
+                del taken[addr]
+                allocator.free(addr)
+        except BaseException as error:
+            errors.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=use, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not errors
+    assert allocator.available == 1 << 16

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, insort
 from operator import index
+from threading import RLock
 
 from virtring.errors import InvalidArgument, MemoryInUse, OutOfMemory
 
@@ -36,12 +37,14 @@ class _Arena:
 class RangeAllocator:
     """Hands out aligned blocks of the ranges it was given; the first gap that fits, lowest first.
 
-    Cold path: a call takes time proportional to the number of gaps.
+    Any thread may call. Cold path: a call takes time proportional to the number of gaps.
     """
 
     def __init__(self) -> None:
         self._arenas: list[_Arena] = []
         self._blocks: dict[int, tuple[int, _Arena]] = {}
+        # One thread may come twice: what is collected in mid-call can free a block.
+        self._lock = RLock()
 
     def add_range(self, start: int, size: int) -> None:
         """Add [start, start + size). Raises InvalidArgument if it is empty or overlaps another."""
@@ -81,11 +84,12 @@ class RangeAllocator:
             raise InvalidArgument(f"size is {size}; it takes at least 1")
         if align < 1 or align & (align - 1):
             raise InvalidArgument(f"align is {align}; it takes a power of two")
-        for arena in self._arenas:
-            addr = arena.take(size, align)
-            if addr is not None:
-                self._blocks[addr] = (size, arena)
-                return addr
+        with self._lock:
+            for arena in self._arenas:
+                addr = arena.take(size, align)
+                if addr is not None:
+                    self._blocks[addr] = (size, arena)
+                    return addr
         raise OutOfMemory(
             f"no {size} bytes aligned to {align} are free in one piece"
             f" ({self.available} bytes are free in all)"
@@ -93,14 +97,15 @@ class RangeAllocator:
 
     def free(self, addr: int) -> int:
         """Give back the block at ``addr``; its size. Raises InvalidArgument if there is none."""
-        try:
-            size, arena = self._blocks.pop(addr)
-        except (KeyError, TypeError):
-            shown = f"{addr:#x}" if isinstance(addr, int) else repr(addr)
-            raise InvalidArgument(
-                f"no block is allocated at {shown}: it was freed before, or never allocated"
-            ) from None
-        arena.give(addr, addr + size)
+        with self._lock:
+            try:
+                size, arena = self._blocks.pop(addr)
+            except (KeyError, TypeError):
+                shown = f"{addr:#x}" if isinstance(addr, int) else repr(addr)
+                raise InvalidArgument(
+                    f"no block is allocated at {shown}: it was freed before, or never allocated"
+                ) from None
+            arena.give(addr, addr + size)
         return size
 
     @property

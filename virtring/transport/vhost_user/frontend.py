@@ -4,7 +4,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from threading import Lock
 
 from virtring.device import TransportOps, VirtioDevice, VirtioDeviceId, usable_features
@@ -18,11 +17,12 @@ from virtring.errors import (
     WrongState,
 )
 from virtring.memory import GuestMemory
-from virtring.queue import EventFd, QueueConfig, Virtqueue, vring_create_virtqueue
+from virtring.queue import EventFd, Virtqueue, vring_create_virtqueue
 from virtring.spec.ids import DeviceID
 from virtring.spec.status import Status
 from virtring.transport.unix import close_fds
 from virtring.transport.vhost_user.connection import Connection
+from virtring.transport.vhost_user.front_ring import Ring, start_position
 from virtring.transport.vhost_user.listener import Listener
 from virtring.transport.vhost_user.memory import Slot
 from virtring.transport.vhost_user.message import (
@@ -36,22 +36,6 @@ from virtring.transport.vhost_user.net import net_features, net_queues
 from virtring.transport.vhost_user.requests import WANTED, FrontEnd, connect
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Ring:
-    """What the front end keeps of one queue beside the Virtqueue."""
-
-    kick: EventFd = field(default_factory=EventFd)
-    call: EventFd = field(default_factory=EventFd)
-    err: EventFd = field(default_factory=EventFd)
-    #: The driver has handed it over (it waits for DRIVER_OK, or runs).
-    ready: bool = False
-    started: bool = False
-
-    def close(self) -> None:
-        for event in (self.kick, self.call, self.err):
-            event.close()
 
 
 class VhostUserOps(TransportOps):
@@ -420,17 +404,6 @@ class VhostUserOps(TransportOps):
         area, self._inflight = self._inflight, None
         if area is not None:
             os.close(area.fd)
-
-
-def start_position(memory: GuestMemory, config: QueueConfig) -> int:
-    """Where a back end begins with a ring: for a new one, 0 or its packed form.
-
-    For one that was in use, split: the next used index. Buffers beyond it are either in the
-    tracking area or not taken yet, so the back end knows better; packed: only it knows.
-    """
-    if config.packed:
-        return 1 << 15 | 1 << 31
-    return int.from_bytes(memory.read(config.used + 2, 2), "big" if config.big_endian else "little")
 
 
 def vhost_user_device(

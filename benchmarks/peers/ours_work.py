@@ -1,8 +1,8 @@
 """The harness of virtring's own cases: times one, prints the line that the C harnesses print.
 
 ``python -m benchmarks.peers.ours_work CASE --rounds=N --buffers=N --cpu=N --other-cpu=N``, CASE as
-JSON. Samples are taken as in ``timing.h``: once to warm up, and a round in which the kernel gave
-the core to somebody else is run again.
+JSON. Samples are taken as in ``timing.h``: after some rounds to warm up, and a round in which the
+kernel gave the core to somebody else is run again.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import resource
 import sys
 from collections.abc import Callable
 from functools import partial
+from time import perf_counter
 from types import ModuleType
 
 from benchmarks.peers.ours import CYTHON, PARTS, TWO_CORES
@@ -25,6 +26,8 @@ from benchmarks.peers.peer import Case
 Round = Callable[[], float]
 
 MAX_TRIES = 20
+#: A core that was idle is slow at first.
+WARM_SECONDS = 0.02
 # Of two cores, as in ringtest.
 TWO_CORES_TRIES = 5
 # A round of two cores has to be long against the moment in which the device wakes up.
@@ -80,7 +83,9 @@ def take_samples(
     one: Round, rounds: int, lost: Callable[[], int], tries: int = MAX_TRIES
 ) -> tuple[list[float], int]:
     """The figures of so many rounds, and how many of them never had their core to themselves."""
-    one()
+    start = perf_counter()
+    while perf_counter() - start < WARM_SECONDS:
+        one()
     samples, preempted = [], 0
     for _ in range(rounds):
         for _ in range(tries):

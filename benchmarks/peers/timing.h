@@ -13,6 +13,7 @@
 #define MAX_ROUNDS 1000
 /* How often a round is run again that lost its core to another process. */
 #define MAX_TRIES 20
+#define WARM_NS 20000000u
 
 static inline uint64_t now_ns(void)
 {
@@ -69,16 +70,20 @@ static inline long preemptions(void)
 }
 
 /*
- * Calls `round` once to warm up and then until there are `rounds` samples. A round in which the
- * kernel gave the core to somebody else measures them too, and is run again. Returns how many
- * rounds never had the core to themselves and were kept all the same.
+ * Calls `round` to warm up, for WARM_NS at least, as a core that was idle is slow at first, and then
+ * until there are `rounds` samples. A round in which the kernel gave the core to somebody else
+ * measures them too, and is run again. Returns how many rounds never had the core to themselves and
+ * were kept all the same.
  */
 static inline unsigned int take_samples(double (*round)(void *), void *context, double *samples,
 					unsigned int rounds)
 {
 	unsigned int i, tries, preempted = 0;
+	uint64_t start = now_ns();
 
-	round(context);
+	do
+		round(context);
+	while (now_ns() - start < WARM_NS);
 	for (i = 0; i < rounds; i++) {
 		for (tries = 0; tries < MAX_TRIES; tries++) {
 			long before = preemptions();

@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.peers`` fetches and builds them in a cache outside the repository (see
 :mod:`benchmarks.peers.cache`), runs them and virtring in turns, and prints both beside the target.
-One module is one peer; all follow :class:`benchmarks.peers.peer.Peer`. DPDK's rings cannot be driven
-without its drivers: ``python -m benchmarks.real_peers net`` sets ours beside it.
+One module is one peer; all follow :class:`benchmarks.peers.peer.Peer`. DPDK's rings cannot be
+driven without its drivers: ``python -m benchmarks.real_peers net`` sets ours beside it.
 """
 
 from collections.abc import Mapping, Sequence

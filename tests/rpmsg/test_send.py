@@ -121,6 +121,24 @@ def test_rows_are_checked_before_any_is_sent(kind: str) -> None:
         assert ept.send_many(rows, 0, 2) == 2
 
 
+def test_rows_with_addresses_of_their_own(kind: str) -> None:
+    """As many as there are buffers for, without waiting; the others can follow."""
+    bus, raw = driver_and_raw(kind, 4)
+    ept = bus.create_ept(addr=1100)
+    rows = Messages(7, 64)
+    for i in range(7):
+        rows.append(bytes([i]), dst=2000 + i)
+    assert ept.trysendto_many(rows) == 4
+    assert ept.trysendto_many(rows, 4) == 0
+    wanted = [message(1100, 2000 + i, bytes([i])) for i in range(7)]
+    out = raw.sent()
+    assert [chain.read() for chain in out] == wanted[:4]
+    for chain in out:
+        chain.return_(0)
+    assert ept.trysendto_many(rows, 4) == 3
+    assert [chain.read() for chain in raw.sent()] == wanted[4:]
+
+
 def test_a_failed_add_loses_no_buffer(kind: str) -> None:
     """Linux loses it: a TODO in rpmsg_send_offchannel_raw says so."""
     bus, raw = driver_and_raw(kind, 4)

@@ -1,6 +1,7 @@
 """One client of a vfio-user server: its memory, its interrupts, and the function it sees."""
 
 import errno
+import functools
 import json
 import logging
 import select
@@ -107,8 +108,11 @@ class Session:
         self._poll = select.poll()
         self._poll.register(self.connection, select.POLLIN)
         self._poll.register(self.stopping, select.POLLIN)
-        #: Commands of ours: the number of the last one, and why there can be no more.
+        #: Commands of ours: the number of the last one, those that wait for an answer, answers that
+        #: came while an inner one waits, and why there can be no more.
         self._last_id = 0
+        self._asked: dict[int, Command] = {}
+        self._answers: dict[int, Message] = {}
         self._over: VirtioError | None = None
 
     def close(self) -> None:
@@ -193,32 +197,40 @@ class Session:
         """Send a command and wait for its answer, whose payload is returned.
 
         Refused when the client answers with an error. Meanwhile the client's commands are
-        answered. ProtocolError when it answers something else, or not in time; after that, and
-        after Stopped, every further call raises it again at once.
+        answered, which may need calls themselves: the client has several to answer then.
+        ProtocolError when it answers something else, or not in time; after that, and after Stopped,
+        every further call raises it again at once.
         """
         if self._over is not None:
             raise self._over
-        self._last_id = (self._last_id + 1) & 0xFFFF
+        self._last_id = number = (self._last_id + 1) & 0xFFFF
+        self._asked[number] = command
         try:
-            self.connection.command(self._last_id, command, payload)
+            self.connection.command(number, command, payload)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("-> %s", in_words(Message(0, command, 0, 0, payload), self.pci))
-            while True:
+            while (answer := self._answers.pop(number, None)) is None:
                 message = self._next()
-                if not message.is_reply:
-                    self._take(message)
-                    continue
-                close_fds(message.fds)
-                log.debug("<- answer: %s", message)
-                if (message.id, message.command) != (self._last_id, command):
-                    raise ProtocolError(f"{message}: an answer to nothing")
-                break
+                if message.is_reply:
+                    self._keep(message)
+                else:
+                    self._unless_closed(functools.partial(self._take, message))
+                if self._over is not None:
+                    raise self._over
         except (VirtioError, ConnectionError) as error:
             self._over = error if isinstance(error, VirtioError) else ProtocolError(str(error))
             raise
-        if message.flags & ERROR:
-            raise Refused(message.error, f"the client answers with error {message.error}")
-        return message.payload
+        if answer.flags & ERROR:
+            raise Refused(answer.error, f"the client answers with error {answer.error}")
+        return answer.payload
+
+    def _keep(self, message: Message) -> None:
+        """An answer, for the call that waits for it."""
+        close_fds(message.fds)
+        log.debug("<- answer: %s", message)
+        if self._asked.pop(message.id, None) != message.command:
+            raise ProtocolError(f"{message}: an answer to nothing")
+        self._answers[message.id] = message
 
     def _next(self) -> Message:
         ready = {fd for fd, _ in self._poll.poll(MESSAGE_TIME * 1000)}

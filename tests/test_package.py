@@ -15,8 +15,6 @@ LONGER = {
     "tests/unit/test_region.py": 500,
     # Both layouts from both sides, line by line.
     "tests/unit/test_describe.py": 680,
-    # Threads, tasks and processes that wait.
-    "tests/unit/test_notify.py": 720,
 }
 
 #: Compiled modules without a name for Python; they are cimported only.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,9 +38,11 @@ def driven(path: Path) -> Iterator[NetDriver]:
     bus.register_driver(NetDriver)
     bus.register_device(vdev)
     assert isinstance(vdev.driver, NetDriver)
-    yield vdev.driver
-    bus.unregister_device(vdev)
-    ops(vdev).close()
+    try:
+        yield vdev.driver
+    finally:
+        bus.unregister_device(vdev)
+        ops(vdev).close()
 
 
 def test_control_queue_kept_by_the_front_end(path: Path) -> None:
@@ -92,3 +95,17 @@ def test_polling_server(path: Path, poll: float) -> None:
             driver.send(frame)
             assert driver.receive() == frame
         assert [net.polled(index) for index in range(3)] == [False, True, True]
+
+
+def test_polling_server_lets_threads_run(path: Path) -> None:
+    """Those of the same process: here the driver's, which never takes the GIL by force."""
+    interval = sys.getswitchinterval()
+    with served(Net(Echo()), path, poll=True), driven(path) as driver:
+        sys.setswitchinterval(1000)
+        try:
+            for number in range(2000):
+                frame = number.to_bytes(2, "big") * 50
+                driver.send(frame)
+                assert driver.receive() == frame
+        finally:
+            sys.setswitchinterval(interval)

@@ -24,7 +24,7 @@ from virtring.queue.notify import (
     wait_available,
     wait_used,
 )
-from virtring.queue.spin import spin_available, spin_used
+from virtring.queue.spin import spin_any_available, spin_available, spin_used
 
 __all__ = [
     "Batch",
@@ -41,6 +41,7 @@ __all__ = [
     "async_wait_used",
     "create_pair",
     "describe",
+    "spin_any_available",
     "spin_available",
     "spin_used",
     "transport_features",

@@ -1,11 +1,12 @@
-"""Busy polling of one ring word, without the GIL, until a deadline.
+"""Busy polling of ring words, without the GIL, until a deadline.
 
-The other side's word is all that is read. Typed views and the memory's hold are kept for as long as
-the loop runs, so a close from another thread cannot unmap what it reads.
+The other sides' words are all that is read. Typed views and the memory's hold are kept for as long
+as the loop runs, so a close from another thread cannot unmap what it reads.
 """
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint16_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
@@ -33,15 +34,25 @@ cdef int64_t now_ns() noexcept nogil:
     return <int64_t>t.tv_sec * 1_000_000_000 + t.tv_nsec
 
 
-cdef bint poll_word(
-    const char* word, uint16_t mask, uint16_t value, bint differ, int64_t deadline
-) noexcept nogil:
-    """Until ``*word & mask`` differs from value (without ``differ``: is it); False: too late."""
-    cdef int _i
+cdef struct ring_word:
+    # Moved when ``*word & mask`` differs from value; without ``differ``, when it is that.
+    const char* word
+    uint16_t mask
+    uint16_t value
+    bint differ
+
+
+cdef bint poll_words(const ring_word* words, size_t n, int64_t deadline) noexcept nogil:
+    """Until one of them has moved; False: too late."""
+    cdef const ring_word* w
+    cdef size_t i
+    cdef int _look
     while True:
-        for _i in range(POLLS):
-            if ((load16(word) & mask) != value) == differ:
-                return True
+        for _look in range(POLLS):
+            for i in range(n):
+                w = words + i
+                if ((load16(w.word) & w.mask) != w.value) == w.differ:
+                    return True
             cpu_relax()
         if now_ns() >= deadline:
             return False
@@ -50,10 +61,7 @@ cdef bint poll_word(
 @cython.final
 cdef class Watched:
     """The word to watch, and what keeps it mapped."""
-    cdef const char* word
-    cdef uint16_t mask
-    cdef uint16_t value
-    cdef bint differ
+    cdef ring_word at
     cdef object guard
     cdef uint16_t[::1] index
     cdef vring_packed_desc[::1] desc
@@ -62,24 +70,30 @@ cdef class Watched:
         """A split ring's index, until it moves from ``last``."""
         self.guard = side.guard
         self.index = area
-        self.word = <const char*>&area[1]
-        self.mask = 0xFFFF
-        self.value = swap16(last) if swap else last
-        self.differ = True
+        self.at.word = <const char*>&area[1]
+        self.at.mask = 0xFFFF
+        self.at.value = swap16(last) if swap else last
+        self.at.differ = True
         return 0
 
     cdef int at_desc(self, QueueSide side, uint16_t idx, uint16_t flags) except -1:
         """A packed descriptor, until its AVAIL and USED bits are ``flags``."""
         self.guard = side.guard
         self.desc = side.packed_desc
-        self.word = <const char*>&self.desc[idx] + 14
-        self.mask = AVAIL_USED
-        self.value = flags
-        self.differ = False
+        self.at.word = <const char*>&self.desc[idx] + 14
+        self.at.mask = AVAIL_USED
+        self.at.value = flags
+        self.at.differ = False
         return 0
 
-    cdef bint run(self, int64_t deadline) noexcept nogil:
-        return poll_word(self.word, self.mask, self.value, self.differ, deadline)
+
+cdef Watched watch_available(DeviceQueue dq):
+    cdef Watched watched = Watched()
+    if dq.packed:
+        watched.at_desc(dq, dq.pack.last_avail_idx, dq.pack.avail_flags)
+    else:
+        watched.at_index(dq, dq.avail, dq.split.last_avail_idx, dq.s.swap)
+    return watched
 
 
 cdef int64_t deadline_of(double microseconds) except -1:
@@ -111,7 +125,7 @@ def spin_used(Virtqueue vq not None, double microseconds) -> bool:
             watched.at_index(vq, vq.used, vq.split.last_used_idx, vq.s.swap)
         until = min(deadline, until + SLICE_NS)
         with nogil:
-            found = watched.run(until)
+            found = poll_words(&watched.at, 1, until)
         if not found:
             PyErr_CheckSignals()
 
@@ -122,22 +136,45 @@ def spin_available(DeviceQueue dq not None, double microseconds) -> bool:
     As :func:`spin_used`; InvalidArgument also before :meth:`DeviceQueue.configure`.
     """
     cdef int64_t deadline = deadline_of(microseconds)
-    cdef Watched watched
+    return dq.more_available or spin_until([dq], deadline)
+
+
+def spin_any_available(queues, double microseconds) -> bool:
+    """As :func:`spin_available`, of a sequence of DeviceQueues: until one of them has a chain.
+
+    InvalidArgument also when the sequence is empty.
+    """
+    cdef int64_t deadline = deadline_of(microseconds)
+    cdef list all_of = list(queues)
+    if not all_of:
+        raise InvalidArgument("no queue to look at; it takes at least one")
+    return spin_until(all_of, deadline)
+
+
+cdef bint spin_until(list queues, int64_t deadline) except -1:
+    cdef size_t n = len(queues)
+    cdef ring_word* words = <ring_word*>PyMem_Malloc(n * sizeof(ring_word))
+    cdef list watched
+    cdef DeviceQueue dq
     cdef int64_t until
     cdef bint found
-    while True:
-        if dq.more_available:
-            return True
-        until = now_ns()
-        if until >= deadline:
-            return False
-        watched = Watched()
-        if dq.packed:
-            watched.at_desc(dq, dq.pack.last_avail_idx, dq.pack.avail_flags)
-        else:
-            watched.at_index(dq, dq.avail, dq.split.last_avail_idx, dq.s.swap)
-        until = min(deadline, until + SLICE_NS)
-        with nogil:
-            found = watched.run(until)
-        if not found:
-            PyErr_CheckSignals()
+    if words == NULL:
+        raise MemoryError
+    try:
+        while True:
+            for dq in queues:
+                if dq.more_available:
+                    return True
+            until = now_ns()
+            if until >= deadline:
+                return False
+            watched = [watch_available(dq) for dq in queues]
+            for i in range(n):
+                words[i] = (<Watched>watched[i]).at
+            until = min(deadline, until + SLICE_NS)
+            with nogil:
+                found = poll_words(words, n, until)
+            if not found:
+                PyErr_CheckSignals()
+    finally:
+        PyMem_Free(words)

@@ -3,18 +3,20 @@
 import selectors
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from virtring.device import Device
-from virtring.queue import EventFd
+from virtring.errors import QueueBroken, QueueBusy, QueueClosed
+from virtring.queue import EventFd, spin_any_available
 from virtring.transport.unix import ProtocolError, SocketServer
 from virtring.transport.vhost_user.backend import BackEnd
 from virtring.transport.vhost_user.connection import Connection
 from virtring.transport.vhost_user.queue_threads import QueueThreads
 from virtring.transport.vhost_user.vring import Vring, drain
 
-#: Looks at the rings between two looks at the descriptors, when polling.
-SPINS = 256
+#: Microseconds of looking at the rings between two looks at the descriptors, when polling.
+LOOK = 50.0
 
 
 class VhostUserServer(SocketServer):
@@ -81,7 +83,11 @@ class Session:
         self.stopping = True
 
     def _look_around(self) -> bool:
-        """Look at the running rings many times; False when there is none."""
+        """Look at the running rings for a while; False when there is none.
+
+        Other threads can run meanwhile: with short looks between calls of ``select`` the GIL is
+        free too briefly for any of them to get it, and too often for one to demand it.
+        """
         running = [
             (vring.index, queue)
             for vring in self.backend.vrings
@@ -94,10 +100,12 @@ class Session:
         ]
         if not running:
             return False
-        for _ in range(SPINS):
-            for index, queue in running:
-                if queue.more_available:
-                    self.device.kick(index)
+        # A thread of the device's that is in a queue, or broke it, is found out by the next look.
+        with suppress(QueueBroken, QueueBusy, QueueClosed):
+            if spin_any_available([queue for _, queue in running], LOOK):
+                for index, queue in running:
+                    if queue.more_available:
+                        self.device.kick(index)
         return True
 
     def _watch(self, vring: Vring) -> None:

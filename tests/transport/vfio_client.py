@@ -136,7 +136,8 @@ class Client:
         """Bytes as they are."""
         with self._send_lock:
             sent = socket.send_fds(self.sock, [data], list(fds)) if fds else 0
-            self.sock.sendall(data[sent:])
+            if sent < len(data):
+                self.sock.sendall(data[sent:])
 
     def post(self, command: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """A command that wants no answer."""

@@ -98,6 +98,9 @@ class SocketServer:
         self.sessions = 0
         self._listener = listen(path)
         self.stopping = EventFd()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self.stopping, selectors.EVENT_READ)
 
     def serve(self, sock: socket.socket) -> bool:
         """One session over a connected socket, which is closed; False when stopped meanwhile."""
@@ -110,27 +113,25 @@ class SocketServer:
     def close(self) -> None:
         """Stop listening and remove the socket's path. Again is fine."""
         if self._listener.fileno() >= 0:
+            self._selector.close()
             self._listener.close()
             os.unlink(self.path)
             self.stopping.close()
 
     def run(self) -> None:
         """Serve peers until :meth:`stop`. A bad one only ends its own session."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._listener, selectors.EVENT_READ)
-            selector.register(self.stopping, selectors.EVENT_READ)
-            while True:
-                ready = {key.fileobj for key, _ in selector.select()}
-                if self.stopping in ready:
+        while True:
+            ready = {key.fileobj for key, _ in self._selector.select()}
+            if self.stopping in ready:
+                return
+            sock, _ = self._listener.accept()
+            self.sessions += 1
+            log.info("%s: connected", self.path)
+            try:
+                if not self.serve(sock):
                     return
-                sock, _ = self._listener.accept()
-                self.sessions += 1
-                log.info("%s: connected", self.path)
-                try:
-                    if not self.serve(sock):
-                        return
-                except (VirtioError, OSError) as error:
-                    log.error("%s: session ended: %s", self.path, error)
-                finally:
-                    sock.close()
-                log.info("%s: gone", self.path)
+            except (VirtioError, OSError) as error:
+                log.error("%s: session ended: %s", self.path, error)
+            finally:
+                sock.close()
+            log.info("%s: gone", self.path)

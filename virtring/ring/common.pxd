@@ -194,6 +194,11 @@ cdef inline uint32_t note_extra(uint64_t note) noexcept nogil:
     return <uint32_t>note >> 16
 
 
+cdef inline bint note_is_free(uint64_t note) noexcept nogil:
+    """``note_extra(note) == FREE``, by one comparison where the note lies."""
+    return <uint32_t>note < 1 << 16
+
+
 cdef inline bint inside(
     uint64_t addr, uint64_t length, uint64_t base, uint64_t size
 ) noexcept nogil:

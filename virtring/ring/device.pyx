@@ -11,7 +11,7 @@ from virtring.memory.table cimport PERM_RW, guest_table
 from virtring.ring.chain cimport chain_walk
 from virtring.ring.common cimport (
     DONE, FREE, HELD, HELD_SINGLE, VR_HEAD_BUSY, VR_HEAD_RANGE, VR_NOT_HELD, VR_OK,
-    VR_ROW_WRITTEN, batch_cols, fail, inside, note_extra, note_in_len, note_ndesc, note_word,
+    VR_ROW_WRITTEN, batch_cols, fail, inside, note_extra, note_in_len, note_is_free, note_ndesc, note_word,
     put_row,
 )
 from virtring.ring.packed_common cimport AVAIL_USED
@@ -62,6 +62,44 @@ cdef int _pop_chain(
         return packed_pop_chain(ring, table, cols, w, id, addr, word)
 
 
+cdef inline bint _fetch_single(
+    device_ring* ring, const char* place, const char* desc, uint32_t avail_flags, uint32_t num,
+    uint64_t* held, uint64_t base, uint64_t size, vring_desc* out, uint32_t* out_id
+) noexcept nogil:
+    """One step of _fetch_singles: the buffer at ``place`` into a row; False: it is another kind."""
+    cdef uint64_t addr, word
+    cdef size_t id
+    cdef uint32_t length, flags
+    if device_ring is split_device:
+        id = load16(place)
+        if id >= num:
+            return False
+        addr = load64(desc + 16 * id)
+        word = load64(desc + 16 * id + 8)
+        flags = <uint32_t>(word >> 32)
+    else:
+        word = packed_look_at(place, True)
+        flags = <uint32_t>(word >> 48)
+        if (flags & AVAIL_USED) != avail_flags:
+            return False
+        addr = load64(place)
+        id = <uint16_t>(word >> 32)
+    length = <uint32_t>word
+    if (
+        flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)
+        or not inside(addr, length, base, size) or not note_is_free(held[id])
+    ):
+        return False
+    if flags & VRING_DESC_F_WRITE:
+        held[id] = note_word(length, 1, HELD)
+        put_row(out, addr, length, VRING_DESC_F_WRITE)
+    else:
+        held[id] = HELD_SINGLE
+        put_row(out, addr, length, 0)
+    out_id[0] = <uint32_t>id
+    return True
+
+
 cdef size_t _fetch_singles(
     device_ring* ring, vring_desc* out, uint32_t* out_id, size_t room
 ) noexcept nogil:
@@ -70,48 +108,37 @@ cdef size_t _fetch_singles(
     cdef uint64_t base = ring.s.hot.base
     cdef uint64_t size = ring.s.hot.size
     cdef const char* desc = ring.desc
-    cdef const char* avail_ring
+    cdef const char* place
     cdef uint32_t num = ring.s.num
-    cdef uint64_t addr, word
-    cdef size_t id
-    cdef uint32_t length
-    cdef uint32_t flags, avail_flags
-    cdef size_t k = 0
+    cdef uint32_t avail_flags = 0
+    cdef size_t step
+    cdef vring_desc* row = out
+    # Two at a turn: a quarter of a step's instructions are the loop's own.
+    cdef vring_desc* end = out + (room & ~<size_t>1)
     if device_ring is split_device:
-        avail_ring = ring.avail_ring + 2 * <size_t>(ring.last_avail_idx & ring.mask)
+        place = ring.avail_ring + 2 * <size_t>(ring.last_avail_idx & ring.mask)
+        step = 2
     else:
-        desc += 16 * <size_t>ring.last_avail_idx
+        place = desc + 16 * <size_t>ring.last_avail_idx
         avail_flags = ring.avail_flags
-    while k < room:
-        if device_ring is split_device:
-            id = load16(avail_ring + 2 * k)
-            if id >= num:
-                break
-            addr = load64(desc + 16 * id)
-            word = load64(desc + 16 * id + 8)
-            flags = <uint32_t>(word >> 32)
-        else:
-            word = packed_look_at(desc + 16 * k, True)
-            flags = <uint32_t>(word >> 48)
-            if (flags & AVAIL_USED) != avail_flags:
-                break
-            addr = load64(desc + 16 * k)
-            id = <uint16_t>(word >> 32)
-        length = <uint32_t>word
-        if (
-            flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)
-            or not inside(addr, length, base, size) or note_extra(held[id]) != FREE
+        step = 16
+    while row != end:
+        if not _fetch_single(
+            ring, place, desc, avail_flags, num, held, base, size, row, out_id
         ):
-            break
-        if flags & VRING_DESC_F_WRITE:
-            held[id] = note_word(length, 1, HELD)
-            put_row(out + k, addr, length, VRING_DESC_F_WRITE)
-        else:
-            held[id] = HELD_SINGLE
-            put_row(out + k, addr, length, 0)
-        out_id[k] = <uint32_t>id
-        k += 1
-    return k
+            return row - out
+        if not _fetch_single(
+            ring, place + step, desc, avail_flags, num, held, base, size, row + 1, out_id + 1
+        ):
+            return row + 1 - out
+        place += 2 * step
+        out_id += 2
+        row += 2
+    if room & 1 and _fetch_single(
+        ring, place, desc, avail_flags, num, held, base, size, row, out_id
+    ):
+        row += 1
+    return row - out
 
 
 cdef size_t _pop_singles(
@@ -248,45 +275,59 @@ cdef void _undo_push(device_ring* ring, const uint32_t* id, size_t n) noexcept n
                 used_flags ^= 0x8080
 
 
+cdef inline bint _write_single(
+    device_ring* ring, char* entry, uint32_t limit, uint64_t unused, uint64_t used, uint64_t* held,
+    size_t id, uint32_t length
+) noexcept nogil:
+    """One step of _write_singles; False: it is another kind of chain, or a mistake."""
+    cdef uint64_t note
+    if id >= limit:
+        return False
+    note = held[id]
+    if <uint32_t>note != HELD_SINGLE or length > note_in_len(note):
+        return False
+    if device_ring is split_device:
+        store64_any(entry, <uint64_t>id | (<uint64_t>length << 32))
+    else:
+        # WRITE says that the length counts (2.8.21).
+        store64(entry, (<uint64_t>id << 32) | (used | length if length else unused))
+    held[id] = note ^ (HELD ^ FREE) << 16
+    return True
+
+
 cdef size_t _write_singles(
     device_ring* ring, const uint32_t* ids, const uint32_t* written, size_t n
 ) noexcept nogil:
     """The loop of _push_singles, alone, so that it has every register. How many rows it took."""
     cdef uint64_t* held = ring.s.held
+    cdef const uint32_t* id = ids
+    cdef const uint32_t* end = ids + (n & ~<size_t>1)
     cdef uint32_t limit
-    cdef uint64_t note
     cdef uint64_t unused = 0
     cdef uint64_t used = 0
-    cdef size_t id
-    cdef uint32_t length
-    cdef char* entries
-    cdef size_t k = 0
+    cdef char* entry
+    cdef size_t step
     if device_ring is split_device:
         limit = ring.s.num
-        entries = ring.used_ring + 8 * <size_t>(ring.used_idx & ring.mask)
+        entry = ring.used_ring + 8 * <size_t>(ring.used_idx & ring.mask)
+        step = 8
     else:
         limit = PACKED_IDS
-        entries = ring.desc + 16 * <size_t>ring.used_idx + 8
+        entry = ring.desc + 16 * <size_t>ring.used_idx + 8
         unused = <uint64_t>ring.used_flags << 48
         used = unused | <uint64_t>VRING_DESC_F_WRITE << 48
-    while k < n:
-        id = ids[k]
-        if id >= limit:
-            break
-        note = held[id]
-        length = written[k]
-        if <uint32_t>note != HELD_SINGLE or length > note_in_len(note):
-            break
-        if device_ring is split_device:
-            store64_any(entries + 8 * k, <uint64_t>id | (<uint64_t>length << 32))
-        else:
-            # WRITE says that the length counts (2.8.21).
-            store64(
-                entries + 16 * k, (<uint64_t>id << 32) | (used | length if length else unused)
-            )
-        held[id] = note ^ (HELD ^ FREE) << 16
-        k += 1
-    return k
+        step = 16
+    while id != end:
+        if not _write_single(ring, entry, limit, unused, used, held, id[0], written[0]):
+            return id - ids
+        if not _write_single(ring, entry + step, limit, unused, used, held, id[1], written[1]):
+            return id + 1 - ids
+        entry += 2 * step
+        written += 2
+        id += 2
+    if n & 1 and _write_single(ring, entry, limit, unused, used, held, id[0], written[0]):
+        id += 1
+    return id - ids
 
 
 cdef size_t _push_singles(

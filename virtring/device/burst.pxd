@@ -31,6 +31,8 @@ cdef class QueueLoop:
     cdef uint32_t target                # rows after which it is told at once
     cdef uint32_t reached               # how often that many came since target was changed
     cdef uint32_t patience              # how often they must before more are waited for
+    cdef bint trial                     # more than ever are waited for
+    cdef readonly uint64_t vain         # waits in which nothing came
     cdef int64_t came                   # when the last burst came, ns
     cdef int64_t gap                    # between bursts, on average, ns
 

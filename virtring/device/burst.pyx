@@ -100,6 +100,9 @@ cdef class QueueLoop:
     wake: a descriptor that is readable after :meth:`stop`, so that a sleep ends. poll: look at the
     ring all the time instead of waiting for kicks. Nobody else may use the queue while it runs:
     QueueBusy.
+
+    ``vain``: how often the driver was told later than it could have been, because more requests
+    were waited for and did not come.
     """
 
     def __init__(
@@ -269,12 +272,16 @@ cdef class QueueLoop:
             return True
         if self.untold < self.target:
             return False
+        if self.trial:
+            # One more than before, and it came: the next trial may be soon.
+            self.trial = False
+            self.patience = max(self.patience // 4, <uint32_t>1)
         self.reached += 1
         if self.reached >= self.patience and self.target < MOST_UNTOLD:
             # They come readily: the next time, wait for one more.
             self.target += 1
             self.reached = 0
-            self.patience = max(self.patience // 4, <uint32_t>1)
+            self.trial = True
         return True
 
     cdef bint hold(self) noexcept nogil:
@@ -299,6 +306,8 @@ cdef class QueueLoop:
                 self.target = max(self.untold, <uint32_t>1)
                 self.patience = min(4 * self.patience, <uint32_t>MOST_PATIENCE)
                 self.reached = 0
+                self.trial = False
+                self.vain += 1
                 return False
             if self.poll or limit <= SPIN_NS:
                 cpu_relax()

@@ -77,7 +77,7 @@ def test_a_single_request_is_told_at_once(packed: bool) -> None:
             disk.submit(number % SECTORS)
             disk.vq.kick()
             assert disk.finish() == number % SECTORS
-        assert loop.vain < 60
+        assert loop.vain < 150
 
 
 @RINGS

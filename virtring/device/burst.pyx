@@ -56,7 +56,7 @@ cdef enum:
     SHORTEST_NS = 5000
     LONGEST_NS = 400000
     SPIN_NS = 20000
-    MOST_PATIENCE = 1024
+    MOST_PATIENCE = 256
     # Bytes of data after which the driver is told at once.
     BIG = 131072
     SLACK_NS = 1000
@@ -273,13 +273,12 @@ cdef class QueueLoop:
         if self.untold < self.target:
             return False
         if self.trial:
-            # One more than before, and it came: the next trial may be soon.
+            # More than before, and they came: go on like that.
             self.trial = False
-            self.patience = max(self.patience // 4, <uint32_t>1)
+            self.patience = 1
         self.reached += 1
         if self.reached >= self.patience and self.target < MOST_UNTOLD:
-            # They come readily: the next time, wait for one more.
-            self.target += 1
+            self.target = min(2 * self.target, <uint32_t>MOST_UNTOLD)
             self.reached = 0
             self.trial = True
         return True
@@ -289,8 +288,9 @@ cdef class QueueLoop:
 
         A driver with many requests in flight gets one notification for several of them, and its
         kicks are not needed meanwhile; both cost a guest more than the wait. How many can be
-        waited for is learned: a wait in vain says that the driver has no more in flight. A driver
-        with a single request is told at once but for a wait in a thousand.
+        waited for is learned: a wait in vain says how many the driver has in flight. Twice as many
+        are tried for now and then, the more rarely the more often that was in vain: a driver with a
+        single request is told at once but for one in 256.
         """
         cdef pollfd fd
         cdef timespec step
@@ -304,9 +304,10 @@ cdef class QueueLoop:
         while not self.available():
             if now >= deadline or load32(&self.stopping):
                 self.target = max(self.untold, <uint32_t>1)
-                self.patience = min(4 * self.patience, <uint32_t>MOST_PATIENCE)
                 self.reached = 0
-                self.trial = False
+                if self.trial:
+                    self.trial = False
+                    self.patience = min(4 * self.patience, <uint32_t>MOST_PATIENCE)
                 self.vain += 1
                 return False
             if self.poll or limit <= SPIN_NS:

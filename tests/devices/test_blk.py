@@ -278,6 +278,35 @@ def test_full_queue(image: Path) -> None:
     device.close()
 
 
+def test_few_requests_go_into_the_ring_itself(driver: BlkDriver) -> None:
+    """Many need indirect tables, where these were negotiated."""
+    _, batch = pool_batch(driver, 24, 4096)
+    batch.type[:], batch.sector[:] = BlkType.IN, 0
+    done = BlkBatch(24)
+    with driver.polled(depth=20) as queue:
+        size = queue.vq.vring_size
+        for _ in range(3):
+            assert queue.submit(batch, 0, 24) == 20
+            assert (queue.in_flight, queue.vq.num_free) == (20, size - 60)
+            assert queue.submit(batch, 0, 4) == 0
+            queue.kick()
+            while queue.in_flight:
+                queue.reap(done)
+    with driver.polled() as queue:
+        assert queue.limit == queue.depth == size
+        assert queue.submit(batch, 0, 24) == 24
+        tables = driver.vdev.has_feature(Feature.INDIRECT_DESC)
+        assert queue.vq.num_free == size - (24 if tables else 72)
+        queue.kick()
+        while queue.in_flight:
+            queue.reap(done)
+    for wrong in (0, size + 1, -1, 1.5):
+        with pytest.raises(InvalidArgument, match="limit"), driver.polled(depth=wrong):  # type: ignore[arg-type]
+            pass
+    with driver.polled():
+        pass
+
+
 def test_polled_queue_is_taken(driver: BlkDriver) -> None:
     pool, batch = pool_batch(driver, 1, 512)
     with driver.polled(0) as queue, driver.polled(1) as other:

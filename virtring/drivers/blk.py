@@ -362,8 +362,11 @@ class BlkDriver(VirtioDriver):
     # A queue of one's own.
 
     @contextmanager
-    def polled(self, index: int = 0) -> Iterator[BlkQueue]:
+    def polled(self, index: int = 0, depth: int | None = None) -> Iterator[BlkQueue]:
         """Queue ``index`` for batches: submit, kick and reap in your thread, no callbacks.
+
+        depth: most requests in flight, by default as many as the ring has entries; the device has
+        less to fetch with a third of it or fewer.
 
         The other calls use the other queues meanwhile; with none left they raise WrongState, as
         this does while requests of theirs are in flight on the queue. Reap all before the end:
@@ -375,6 +378,7 @@ class BlkDriver(VirtioDriver):
             queue = self.queues[index]
             if self._removed or index in self._taken or queue.in_flight:
                 raise WrongState(f"queue {index} is in use, or the disk was removed")
+            queue.limit = queue.depth if depth is None else depth
             self._taken.add(index)
             queue.vq.disable_cb()
         try:
@@ -383,6 +387,7 @@ class BlkDriver(VirtioDriver):
             with self._lock:
                 if not queue.in_flight:
                     self._taken.discard(index)
+                    queue.limit = queue.depth
                     if not self._removed:
                         queue.vq.enable_cb()
         if queue.in_flight:

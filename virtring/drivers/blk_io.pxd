@@ -34,5 +34,6 @@ cdef class BlkQueue:
     cdef uint32_t[::1] free             # a stack of slots
     cdef uint64_t[::1] tokens           # by slot
     cdef uint32_t n_free
+    cdef uint32_t most
     cdef int check(self, BlkBatch batch, size_t first, size_t n) except -1
     cdef void fill(self, BlkBatch batch, size_t first, size_t n) noexcept nogil

@@ -27,6 +27,7 @@ class BlkBatch:
 
 class BlkQueue:
     capacity: int
+    limit: int
     def __init__(
         self, vq: Virtqueue, capacity: int, *, depth: int | None = None, max_len: int = 0xFFFFFFFF
     ) -> None: ...

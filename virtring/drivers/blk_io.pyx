@@ -77,6 +77,9 @@ cdef class BlkQueue:
     vq: the queue, with nothing else on it. depth: by default the ring's size. capacity: sectors of
     the disk, a request beyond is refused. max_len: most bytes of one request's data.
 
+    ``limit``, at first ``depth``, is how many may be in flight. With a lower one more requests go
+    into the ring itself instead of indirect tables, which the device is faster with.
+
     Belongs to one thread at a time. Raises what :meth:`GuestMemory.alloc` raises.
     """
 
@@ -96,7 +99,18 @@ cdef class BlkQueue:
         self.used = Batch(depth)
         self.free = np.arange(depth, dtype=np.uint32)[::-1].copy()
         self.tokens = np.zeros(depth, np.uint64)
-        self.n_free = self.depth
+        self.n_free = self.most = self.depth
+
+    @property
+    def limit(self) -> int:
+        """Most requests in flight, 1 to ``depth``; InvalidArgument for another."""
+        return self.most
+
+    @limit.setter
+    def limit(self, value):
+        if not isinstance(value, int) or not 1 <= value <= self.depth:
+            raise InvalidArgument(f"limit {value!r}: it takes 1 to {self.depth}")
+        self.most = value
 
     @property
     def in_flight(self) -> int:
@@ -175,7 +189,8 @@ cdef class BlkQueue:
         Raises InvalidArgument or AddressError (all rows are checked first: nothing was submitted),
         QueueBroken.
         """
-        cdef size_t first, n, added
+        cdef size_t first, n, added, spare
+        cdef bint direct
         if count is None:
             count = batch.rows - start
         if not (0 <= start <= batch.capacity and 0 <= count <= batch.capacity - start):
@@ -185,11 +200,16 @@ cdef class BlkQueue:
         first = start
         n = count
         self.check(batch, first, n)
-        n = min(n, <size_t>self.n_free)
+        if self.most <= self.depth - self.n_free:
+            return 0
+        spare = self.most - (self.depth - self.n_free)
+        n = min(n, spare)
         if n == 0:
             return 0
         self.fill(batch, first, n)
-        added = self.vq.add_sgs_batch(self.rows, 0, n)
+        # Direct as long as there is a descriptor left for each of those that may follow.
+        direct = self.rows.cols.offsets[n] + (spare - n) <= <size_t>self.vq.s.num_free
+        added = self.vq.add_sgs_batch(self.rows, 0, n, indirect=not direct)
         self.n_free -= <uint32_t>added
         return added
 

@@ -233,12 +233,15 @@ cdef class DriverAdd(DriverRing):
         """:meth:`add_outbuf_batch` for device-writable buffers."""
         return self.add_rows(batch, start, count, VRING_DESC_F_WRITE)
 
-    def add_sgs_batch(self, Batch batch not None, Py_ssize_t start=0, count=None) -> int:
+    def add_sgs_batch(
+        self, Batch batch not None, Py_ssize_t start=0, count=None, *, bint indirect=True
+    ) -> int:
         """Add chains: row i has the descriptors ``offsets[i]`` to ``offsets[i + 1] - 1``.
 
         ``flags`` of a descriptor is 2 (``VRING_DESC_F_WRITE``) when the device may write it; such
         ones come last in a row. Checked, counted and published as in :meth:`add_outbuf_batch`;
-        goes indirect as :meth:`virtqueue_add` does.
+        goes indirect as :meth:`virtqueue_add` does. With ``indirect`` False every descriptor goes
+        into the ring itself: a device has less to fetch then, but the ring is full sooner.
         """
         cdef size_t first = 0
         cdef size_t end = 0
@@ -267,9 +270,13 @@ cdef class DriverAdd(DriverRing):
             self.busy = True
             with nogil:
                 if self.packed:
-                    code = driver_add_chains(&self.pack, &batch.cols, done, end, False, &added)
+                    code = driver_add_chains(
+                        &self.pack, &batch.cols, done, end, not indirect, &added
+                    )
                 else:
-                    code = driver_add_chains(&self.split, &batch.cols, done, end, False, &added)
+                    code = driver_add_chains(
+                        &self.split, &batch.cols, done, end, not indirect, &added
+                    )
             self.busy = False
             done += added
             if code == VR_NEED_TABLE:

@@ -5,15 +5,16 @@ A single chain that is not as simple as most is left to the loops, and nothing w
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from virtring.memory.barriers cimport load64
+from virtring.memory.barriers cimport load16, load64, store64, store64_any
 from virtring.memory.table cimport PERM_RW, guest_table
 from virtring.ring.common cimport (
-    FREE, HELD, VR_OK, batch_cols, inside, note_extra, note_in_len, note_ndesc, note_word,
+    FREE, HELD, HELD_SINGLE, VR_OK, batch_cols, inside, note_extra, note_in_len, note_is_free,
+    note_ndesc, note_word, put_row,
 )
 from virtring.ring.packed_common cimport AVAIL_USED
 from virtring.ring.packed_device cimport (
-    packed_device, packed_device_publish, packed_device_rearm, packed_look, packed_put_used,
-    packed_word_available,
+    packed_device, packed_device_publish, packed_device_rearm, packed_look, packed_look_at,
+    packed_put_used, packed_word_available,
 )
 from virtring.ring.split_device cimport (
     split_device, split_device_publish, split_device_ready, split_device_rearm, split_look,
@@ -33,6 +34,65 @@ cdef int device_pop(
 cdef int device_push(
     device_ring* ring, const uint32_t* id, const uint32_t* written, size_t n, size_t* published
 ) noexcept nogil
+
+
+cdef inline bint fetch_single(
+    device_ring* ring, const char* place, const char* desc, uint32_t avail_flags, uint32_t num,
+    uint64_t* held, uint64_t base, uint64_t size, vring_desc* out, uint32_t* out_id
+) noexcept nogil:
+    """One step of a burst: the buffer at ``place`` into a row; False: it is another kind."""
+    cdef uint64_t addr, word
+    cdef size_t id
+    cdef uint32_t length, flags
+    if device_ring is split_device:
+        id = load16(place)
+        if id >= num:
+            return False
+        addr = load64(desc + 16 * id)
+        word = load64(desc + 16 * id + 8)
+        flags = <uint32_t>(word >> 32)
+    else:
+        word = packed_look_at(place, True)
+        flags = <uint32_t>(word >> 48)
+        if (flags & AVAIL_USED) != avail_flags:
+            return False
+        addr = load64(place)
+        id = <uint16_t>(word >> 32)
+    length = <uint32_t>word
+    if (
+        flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)
+        or not inside(addr, length, base, size) or not note_is_free(held[id])
+    ):
+        return False
+    if flags & VRING_DESC_F_WRITE:
+        held[id] = note_word(length, 1, HELD)
+        put_row(out, addr, length, VRING_DESC_F_WRITE)
+    else:
+        held[id] = HELD_SINGLE
+        put_row(out, addr, length, 0)
+    out_id[0] = <uint32_t>id
+    return True
+
+
+cdef inline bint write_single(
+    device_ring* ring, char* entry, uint32_t limit, uint64_t unused, uint64_t used, uint64_t* held,
+    size_t id, uint32_t length
+) noexcept nogil:
+    """One step of a burst; False: it is another kind of chain, or a mistake."""
+    cdef uint64_t note
+    if id >= limit:
+        return False
+    note = held[id]
+    if <uint32_t>note != HELD_SINGLE or length > note_in_len(note):
+        return False
+    if device_ring is split_device:
+        store64_any(entry, <uint64_t>id | (<uint64_t>length << 32))
+    else:
+        # WRITE says that the length counts (2.8.21).
+        store64(entry, (<uint64_t>id << 32) | (used | length if length else unused))
+    held[id] = note ^ (HELD ^ FREE) << 16
+    return True
+
 
 # What became of a single chain.
 cdef enum:

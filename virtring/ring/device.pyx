@@ -6,17 +6,16 @@ registers; everything else, and everything that is wrong, goes through _pop_chai
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from virtring.memory.barriers cimport load16, load64, store16, store64, store64_any
+from virtring.memory.barriers cimport load64, store16
 from virtring.memory.table cimport PERM_RW, guest_table
 from virtring.ring.chain cimport chain_walk
 from virtring.ring.common cimport (
-    DONE, FREE, HELD, HELD_SINGLE, VR_HEAD_BUSY, VR_HEAD_RANGE, VR_NOT_HELD, VR_OK,
-    VR_ROW_WRITTEN, batch_cols, fail, inside, note_extra, note_in_len, note_is_free, note_ndesc, note_word,
-    put_row,
+    DONE, FREE, HELD, VR_HEAD_BUSY, VR_HEAD_RANGE, VR_NOT_HELD, VR_OK,
+    VR_ROW_WRITTEN, batch_cols, fail, note_extra, note_in_len, note_ndesc, note_word,
 )
 from virtring.ring.packed_common cimport AVAIL_USED
 from virtring.ring.packed_device cimport (
-    packed_device, packed_device_publish, packed_device_rearm, packed_look, packed_look_at,
+    packed_device, packed_device_publish, packed_device_rearm, packed_look,
     packed_pop_chain, packed_put_used, packed_put_used_group, packed_skip_used,
     packed_word_available,
 )
@@ -25,10 +24,7 @@ from virtring.ring.split_device cimport (
     split_next_head, split_pop_chain, split_put_used, split_put_used_group,
     split_skip_used,
 )
-from virtring.spec.ring cimport (
-    VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_USED,
-    vring_desc,
-)
+from virtring.spec.ring cimport VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_USED, vring_desc
 
 cdef enum:
     PACKED_IDS = 65536
@@ -62,44 +58,6 @@ cdef int _pop_chain(
         return packed_pop_chain(ring, table, cols, w, id, addr, word)
 
 
-cdef inline bint _fetch_single(
-    device_ring* ring, const char* place, const char* desc, uint32_t avail_flags, uint32_t num,
-    uint64_t* held, uint64_t base, uint64_t size, vring_desc* out, uint32_t* out_id
-) noexcept nogil:
-    """One step of _fetch_singles: the buffer at ``place`` into a row; False: it is another kind."""
-    cdef uint64_t addr, word
-    cdef size_t id
-    cdef uint32_t length, flags
-    if device_ring is split_device:
-        id = load16(place)
-        if id >= num:
-            return False
-        addr = load64(desc + 16 * id)
-        word = load64(desc + 16 * id + 8)
-        flags = <uint32_t>(word >> 32)
-    else:
-        word = packed_look_at(place, True)
-        flags = <uint32_t>(word >> 48)
-        if (flags & AVAIL_USED) != avail_flags:
-            return False
-        addr = load64(place)
-        id = <uint16_t>(word >> 32)
-    length = <uint32_t>word
-    if (
-        flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)
-        or not inside(addr, length, base, size) or not note_is_free(held[id])
-    ):
-        return False
-    if flags & VRING_DESC_F_WRITE:
-        held[id] = note_word(length, 1, HELD)
-        put_row(out, addr, length, VRING_DESC_F_WRITE)
-    else:
-        held[id] = HELD_SINGLE
-        put_row(out, addr, length, 0)
-    out_id[0] = <uint32_t>id
-    return True
-
-
 cdef size_t _fetch_singles(
     device_ring* ring, vring_desc* out, uint32_t* out_id, size_t room
 ) noexcept nogil:
@@ -123,18 +81,18 @@ cdef size_t _fetch_singles(
         avail_flags = ring.avail_flags
         step = 16
     while row != end:
-        if not _fetch_single(
+        if not fetch_single(
             ring, place, desc, avail_flags, num, held, base, size, row, out_id
         ):
             return row - out
-        if not _fetch_single(
+        if not fetch_single(
             ring, place + step, desc, avail_flags, num, held, base, size, row + 1, out_id + 1
         ):
             return row + 1 - out
         place += 2 * step
         out_id += 2
         row += 2
-    if room & 1 and _fetch_single(
+    if room & 1 and fetch_single(
         ring, place, desc, avail_flags, num, held, base, size, row, out_id
     ):
         row += 1
@@ -275,26 +233,6 @@ cdef void _undo_push(device_ring* ring, const uint32_t* id, size_t n) noexcept n
                 used_flags ^= 0x8080
 
 
-cdef inline bint _write_single(
-    device_ring* ring, char* entry, uint32_t limit, uint64_t unused, uint64_t used, uint64_t* held,
-    size_t id, uint32_t length
-) noexcept nogil:
-    """One step of _write_singles; False: it is another kind of chain, or a mistake."""
-    cdef uint64_t note
-    if id >= limit:
-        return False
-    note = held[id]
-    if <uint32_t>note != HELD_SINGLE or length > note_in_len(note):
-        return False
-    if device_ring is split_device:
-        store64_any(entry, <uint64_t>id | (<uint64_t>length << 32))
-    else:
-        # WRITE says that the length counts (2.8.21).
-        store64(entry, (<uint64_t>id << 32) | (used | length if length else unused))
-    held[id] = note ^ (HELD ^ FREE) << 16
-    return True
-
-
 cdef size_t _write_singles(
     device_ring* ring, const uint32_t* ids, const uint32_t* written, size_t n
 ) noexcept nogil:
@@ -318,14 +256,14 @@ cdef size_t _write_singles(
         used = unused | <uint64_t>VRING_DESC_F_WRITE << 48
         step = 16
     while id != end:
-        if not _write_single(ring, entry, limit, unused, used, held, id[0], written[0]):
+        if not write_single(ring, entry, limit, unused, used, held, id[0], written[0]):
             return id - ids
-        if not _write_single(ring, entry + step, limit, unused, used, held, id[1], written[1]):
+        if not write_single(ring, entry + step, limit, unused, used, held, id[1], written[1]):
             return id + 1 - ids
         entry += 2 * step
         written += 2
         id += 2
-    if n & 1 and _write_single(ring, entry, limit, unused, used, held, id[0], written[0]):
+    if n & 1 and write_single(ring, entry, limit, unused, used, held, id[0], written[0]):
         id += 1
     return id - ids
 

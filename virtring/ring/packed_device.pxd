@@ -10,16 +10,17 @@ from virtring.memory.barriers cimport (
     load32, load64, load_acquire64, store16, store64, store_release64, virtio_mb, virtio_wmb,
 )
 from virtring.memory.table cimport guest_table
-from virtring.ring.chain cimport admit_desc, chain_walk, walk_indirect
+from virtring.ring.chain cimport admit_desc, chain_walk, plain_room, walk_indirect
 from virtring.ring.common cimport (
     FREE, HELD, VR_CHAIN_CUT, VR_CHAIN_TOO_LONG, VR_HEAD_BUSY, VR_OK, VR_TOO_MANY_IN_FLIGHT,
-    batch_cols, clamp32, device_side, fail, note_extra, note_word, packed_need_event,
+    batch_cols, clamp32, device_side, fail, inside, note_extra, note_word, packed_need_event,
+    put_row,
 )
 from virtring.ring.packed_common cimport AVAIL_USED, packed_word
 from virtring.spec.ring cimport (
     VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_AVAIL,
     VRING_PACKED_DESC_F_USED, VRING_PACKED_EVENT_FLAG_DESC, VRING_PACKED_EVENT_FLAG_DISABLE,
-    VRING_PACKED_EVENT_FLAG_ENABLE,
+    VRING_PACKED_EVENT_FLAG_ENABLE, vring_desc,
 )
 
 ctypedef struct packed_device:
@@ -70,6 +71,48 @@ cdef inline int packed_hold(
     return VR_OK
 
 
+cdef inline uint32_t packed_walk_plain(
+    const packed_device* v, vring_desc* row, uint32_t room, uint64_t addr, uint64_t word,
+    uint32_t* id, uint64_t* in_len
+) noexcept nogil:
+    """As walk_plain (chain.pxd), a list in this ring; ``id`` is the last descriptor's."""
+    cdef uint64_t base = v.s.hot.base
+    cdef uint64_t size = v.s.hot.size
+    cdef const char* place = v.desc + 16 * <size_t>v.last_avail_idx
+    cdef const char* end = v.desc + 16 * <size_t>v.s.num
+    cdef uint32_t avail_flags = v.avail_flags
+    cdef uint64_t total = 0
+    cdef uint32_t n = 0
+    cdef uint32_t flags
+    while n < room:
+        flags = <uint32_t>(word >> 48)
+        if (
+            (flags & (AVAIL_USED | VRING_DESC_F_INDIRECT)) != avail_flags
+            or not inside(addr, <uint32_t>word, base, size)
+        ):
+            return 0
+        if flags & VRING_DESC_F_WRITE:
+            total += <uint32_t>word
+            put_row(row + n, addr, <uint32_t>word, VRING_DESC_F_WRITE)
+        elif total:
+            return 0
+        else:
+            put_row(row + n, addr, <uint32_t>word, 0)
+        n += 1
+        if not flags & VRING_DESC_F_NEXT:
+            in_len[0] = total
+            id[0] = <uint16_t>(word >> 32)
+            return n
+        place += 16
+        if place == end:
+            place = v.desc
+            avail_flags ^= AVAIL_USED
+        # The first descriptor's acquire covers the rest: they were written before it (2.8.21).
+        addr = load64(place)
+        word = load64(place + 8)
+    return 0
+
+
 cdef inline int packed_pop_chain(
     packed_device* v, const guest_table* table, batch_cols* cols, chain_walk* w, uint32_t* id,
     uint64_t addr, uint64_t word
@@ -83,6 +126,12 @@ cdef inline int packed_pop_chain(
     cdef uint16_t flags
     cdef uint32_t ndesc = 0
     cdef int code
+    if not word & <uint64_t>VRING_DESC_F_INDIRECT << 48:
+        w.n = packed_walk_plain(
+            v, cols.desc + w.first, plain_room(&v.s, cols, w), addr, word, id, &w.in_len
+        )
+        if w.n:
+            return packed_hold(v, w.pos, id[0], w.n, w.in_len)
     while True:
         flags = <uint16_t>(word >> 48)
         ndesc += 1

@@ -10,7 +10,9 @@ from virtring.memory.barriers cimport (
     virtio_mb,
 )
 from virtring.memory.table cimport guest_table
-from virtring.ring.chain cimport admit_desc, chain_walk, walk_indirect
+from virtring.ring.chain cimport (
+    admit_desc, chain_walk, plain_room, walk_indirect, walk_plain,
+)
 from virtring.ring.common cimport (
     HELD, VR_AVAIL_IDX_JUMP, VR_NEXT_RANGE, VR_OK, batch_cols, clamp32, device_side, fail,
     note_word, vring_need_event,
@@ -79,6 +81,14 @@ cdef inline int split_pop_chain(
     cdef uint16_t flags, link
     cdef uint32_t ndesc = 0
     cdef int code
+    if not word & <uint64_t>VRING_DESC_F_INDIRECT << 32:
+        w.n = walk_plain(
+            &v.s, v.desc, v.s.num, cols.desc + w.first, plain_room(&v.s, cols, w), addr, word,
+            &w.in_len
+        )
+        if w.n:
+            split_hold(v, head, w.n, w.in_len)
+            return VR_OK
     while True:
         length = <uint32_t>word
         flags = <uint16_t>(word >> 32)

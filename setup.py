@@ -7,8 +7,10 @@ Two profiles, chosen by the environment:
   sanitizers compiled in (run the tests with the sanitizer runtime preloaded, see CONTRIBUTING.md).
 """
 
+import multiprocessing
 import os
 import platform
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -68,14 +70,24 @@ def extensions() -> list[Extension]:
     ]
 
 
-setup(
-    # The modules compile side by side; it takes minutes otherwise.
-    options={"build_ext": {"parallel": os.cpu_count() or 1}},
-    ext_modules=cythonize(
+def modules() -> list[Extension]:
+    """As C, unless nothing will be compiled: a source distribution is asked for three times."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if command in ("egg_info", "dist_info", "sdist"):
+        return extensions()
+    made: list[Extension] = cythonize(
         extensions(),
         compiler_directives=DIRECTIVES,
         build_dir="build/cython-debug" if DEBUG else "build/cython",
-        nthreads=0,
+        # By fork only: another way would run the installer's program again.
+        nthreads=(os.cpu_count() or 1) if multiprocessing.get_start_method() == "fork" else 0,
         annotate=os.environ.get("VIRTRING_ANNOTATE", "0") not in ("", "0"),
-    ),
+    )
+    return made
+
+
+setup(
+    # The modules compile side by side; it takes minutes otherwise.
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
+    ext_modules=modules(),
 )

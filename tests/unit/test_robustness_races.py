@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -227,10 +228,14 @@ def another_thread(raced: Raced) -> Iterator[None]:
         target=scribble,
         args=(raced.memory, raced.vq.config, raced.tables, lambda: not stop.is_set()),
     )
+    # The two take turns with the GIL, else of 5 ms each.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
     thread.start()
     try:
         yield
     finally:
+        sys.setswitchinterval(interval)
         stop.set()
         thread.join()
 

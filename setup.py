@@ -55,6 +55,10 @@ else:
         COMPILE += ["-Wa,-mbranches-within-32B-boundaries"]
 
 
+#: The module of Cython's own code that the others share.
+SHARED = "virtring._cyutility"
+
+
 def extensions() -> list[Extension]:
     """One extension a .pyx file, named by its place in the package."""
     return [
@@ -75,9 +79,12 @@ def modules() -> list[Extension]:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if command in ("egg_info", "dist_info", "sdist"):
         return extensions()
+    # What typed memoryviews need is compiled once and not into each module, of which it is most.
+    shared = Extension(SHARED, [], extra_compile_args=COMPILE, extra_link_args=LINK)
     made: list[Extension] = cythonize(
-        extensions(),
+        [*extensions(), shared],
         compiler_directives=DIRECTIVES,
+        shared_utility_qualified_name=SHARED,
         build_dir="build/cython-debug" if DEBUG else "build/cython",
         # By fork only: another way would run the installer's program again.
         nthreads=(os.cpu_count() or 1) if multiprocessing.get_start_method() == "fork" else 0,

@@ -155,17 +155,19 @@ cdef inline int walk_indirect(
         return fail(&s.fault, VR_CHAIN_ADDRESS, w.pos, <int64_t>addr, length)
     # The pointer outlives changes of s.hot: the table snapshot keeps the mapping for this call.
     entries = host_of_hot(&s.hot, addr)
-    if packed:
-        w.n = walk_plain_table(
-            s, entries, total, cols.desc + w.first, plain_room(s, cols, w), &w.in_len
-        )
-    else:
-        w.n = walk_plain(
-            s, entries, total, cols.desc + w.first, plain_room(s, cols, w), load64_any(entries),
-            load64_any(entries + 8), &w.in_len
-        )
-    if w.n:
-        return VR_OK
+    # Not behind descriptors of the ring: a chain may end with a table.
+    if w.n == 0:
+        if packed:
+            w.n = walk_plain_table(
+                s, entries, total, cols.desc + w.first, plain_room(s, cols, w), &w.in_len
+            )
+        else:
+            w.n = walk_plain(
+                s, entries, total, cols.desc + w.first, plain_room(s, cols, w),
+                load64_any(entries), load64_any(entries + 8), &w.in_len
+            )
+        if w.n:
+            return VR_OK
     while True:     # ends: admit_desc refuses more than s.num descriptors
         entry_addr = load64_any(entries + 16 * <size_t>i)
         word = load64_any(entries + 16 * <size_t>i + 8)

@@ -30,8 +30,8 @@ NAP = 1.0
 #: Announced unless another name is given.
 SERVICE = "virtring-echo"
 #: Seconds from the driver's start to the announcement. Linux 6.1 takes it in its interrupt, where
-#: it must not meet a lock that is held, as many are while a driver is bound.
-SETTLE = 2.0
+#: it must not meet a lock that is held. Drivers are bound under many, on a slow guest for long.
+SETTLE = 4.0
 
 
 def pages(text: str) -> int:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
+DPDK_PLUGINS = "dpdk/pmds-23.0"
 
 
 def cache_dir() -> Path:
@@ -54,7 +55,8 @@ class Program:
 
 def library_folders(root: Path) -> tuple[Path, ...]:
     # Debian 12's packages use both /lib and /usr/lib; fio needs libraries of Ceph.
-    found = (root / LIBRARIES, root / "lib/x86_64-linux-gnu", root / LIBRARIES / "ceph")
+    own = root / LIBRARIES
+    found = (own, root / "lib/x86_64-linux-gnu", own / "ceph", own / DPDK_PLUGINS)
     return tuple(folder for folder in found if folder.is_dir())
 
 

@@ -71,7 +71,7 @@ cdef inline uint32_t walk_plain_table(
     """As walk_plain, all entries of a packed ring's indirect table: they have no links."""
     cdef uint64_t base = s.hot.base
     cdef uint64_t size = s.hot.size
-    cdef uint64_t all_of = 0
+    cdef uint64_t in_sum = 0
     cdef uint64_t addr, word
     cdef uint32_t n, flags
     if total > room:
@@ -83,13 +83,13 @@ cdef inline uint32_t walk_plain_table(
         if flags & VRING_DESC_F_INDIRECT or not inside(addr, <uint32_t>word, base, size):
             return 0
         if flags & VRING_DESC_F_WRITE:
-            all_of += <uint32_t>word
+            in_sum += <uint32_t>word
             put_row(row + n, addr, <uint32_t>word, VRING_DESC_F_WRITE)
-        elif all_of:
+        elif in_sum:
             return 0
         else:
             put_row(row + n, addr, <uint32_t>word, 0)
-    in_len[0] = all_of
+    in_len[0] = in_sum
     return total
 
 

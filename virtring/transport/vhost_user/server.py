@@ -100,12 +100,13 @@ class Session:
         ]
         if not running:
             return False
+        full: list[int] = []
         # A thread of the device's that is in a queue, or broke it, is found out by the next look.
         with suppress(QueueBroken, QueueBusy, QueueClosed):
             if spin_any_available([queue for _, queue in running], LOOK):
-                for index, queue in running:
-                    if queue.more_available:
-                        self.device.kick(index)
+                full = [index for index, queue in running if queue.more_available]
+        for index in full:
+            self.device.kick(index)
         return True
 
     def _watch(self, vring: Vring) -> None:

@@ -17,7 +17,9 @@ from tests.interop.peers import require
 from tests.interop.process import Daemon
 
 SIZE = 256 << 20
-SECONDS = 2
+#: Measured pieces of a round, each of so many seconds.
+PIECES = 3
+SECONDS = 1
 #: fio's pattern, block size, depth.
 CASES = [
     ("randread", "4k", 1), ("randwrite", "4k", 1), ("randread", "4k", 32), ("randwrite", "4k", 32),
@@ -54,10 +56,11 @@ def result(text: str, pattern: str, block: str) -> float:
 
 
 def run(rounds: int, *options: str) -> list[Row]:
+    turns = PIECES * rounds
     script = "".join(
         f"section {pattern}.{block}.{depth}.{device}.{turn} {fio(pattern, block, depth, device)}\n"
         for pattern, block, depth in CASES
-        for turn in range(rounds)
+        for turn in range(turns)
         # The first of a pair changes, so that neither is always behind the other.
         for device in (("vda", "vdb") if turn % 2 == 0 else ("vdb", "vda"))
     )
@@ -88,7 +91,7 @@ def run(rounds: int, *options: str) -> list[Row]:
                             guest.section(f"{pattern}.{block}.{depth}.{device}.{turn}"),
                             pattern, block,
                         )
-                        for turn in range(rounds)
+                        for turn in range(turns)
                     )
                     for device in ("vda", "vdb")
                 }

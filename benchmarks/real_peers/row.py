@@ -22,8 +22,13 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """The median of ours by the median of theirs."""
-        return statistics.median(self.ours) / statistics.median(self.theirs)
+        """The median over the rounds of ours by theirs: what slows a round down slows both."""
+        return statistics.median(self.ratios)
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Of every round."""
+        return tuple(one / two for one, two in zip(self.ours, self.theirs, strict=True))
 
 
 def figure(value: float) -> str:
@@ -32,20 +37,21 @@ def figure(value: float) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median and, with several rounds, the range."""
+    """Median and, with several rounds, between which values the middle half of them lies."""
     middle = figure(statistics.median(values))
     if len(values) == 1:
         return middle
-    return f"{middle} ({figure(min(values))}-{figure(max(values))})"
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle} ({figure(low)}-{figure(high)})"
 
 
 def show(rows: Sequence[Row], markdown: bool = False) -> None:
-    """Print the table: medians with the range of the rounds, and the ratio of the medians."""
+    """Print the table: medians over the rounds with the middle half of them."""
     names = ("what", "unit", "virtring", "the other", "ratio", "target")
     cells = [
         (
             row.what, row.unit, spread(row.ours), spread(row.theirs),
-            f"{row.ratio:.2f}", f"{row.target:.2f}",
+            spread(row.ratios), f"{row.target:.2f}",
         )
         for row in rows
     ]

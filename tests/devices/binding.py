@@ -15,7 +15,10 @@ from virtring.spec.features import Feature
 from virtring.spec.status import Status
 from virtring.transport.connect import KINDS
 
-__all__ = ["KINDS", "RINGS", "Raw", "bound", "raw_driver"]
+__all__ = ["KINDS", "RINGS", "SECTORS", "Raw", "bound", "raw_driver"]
+
+#: Of the disk that the fixture ``image`` makes.
+SECTORS = 4096
 
 #: Name -> the device-independent features that are offered.
 RINGS = {

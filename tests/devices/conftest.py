@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from tests.devices import binding
 from tests.devices.machine import Machine
 from virtring.device import RING_OFFER
 from virtring.spec.features import Feature
@@ -31,6 +34,24 @@ RINGS = {
 THREADS = ["straight", "later"]
 
 MakeMachine = Callable[..., Machine]
+
+
+@pytest.fixture(params=binding.KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=binding.RINGS)
+def ring(request: pytest.FixtureRequest) -> Feature:
+    return binding.RINGS[request.param]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A disk's, of ``binding.SECTORS`` random sectors."""
+    path = tmp_path / "disk"
+    path.write_bytes(random.Random(7).randbytes(binding.SECTORS * 512))
+    return path
 
 
 @pytest.fixture

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
-import random
 from pathlib import Path
 
 import pytest
 
-from tests.devices.binding import bound
+from tests.devices.binding import SECTORS, bound
 from virtring.devices.blk import Blk
 from virtring.drivers.blk import BlkDriver
 from virtring.errors import NotSupported, RequestFailed
 from virtring.spec.blk import BLK_CONFIG, BlkFeature, BlkType
 from virtring.spec.features import Feature
-
-SECTORS = 4096
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.write_bytes(random.Random(7).randbytes(SECTORS * 512))
-    return path
 
 
 class Uncached(BlkDriver):

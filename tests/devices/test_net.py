@@ -10,7 +10,7 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from tests.devices.binding import KINDS, RINGS, bound
+from tests.devices.binding import bound
 from tests.devices.machine import until
 from virtring.device.packets import Packets
 from virtring.devices.net import Net
@@ -40,16 +40,6 @@ class Wire(NetBackend):
     def transmit(self, pair: int, packets: Packets) -> None:
         self.bursts.append(len(packets))
         self.frames += [(pair, packet.tobytes()) for packet in packets]
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=RINGS)
-def ring(request: pytest.FixtureRequest) -> Feature:
-    return RINGS[request.param]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.devices.binding import KINDS, RINGS, bound
+from tests.devices.binding import RINGS, bound
 from tests.devices.machine import until
 from tests.devices.test_net import Wire, frames
 from virtring.device.packets import Packets
@@ -17,16 +17,6 @@ from virtring.devices.net_backend import Echo
 from virtring.drivers.net import NetDriver
 from virtring.errors import InvalidArgument
 from virtring.spec.features import Feature
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=RINGS)
-def ring(request: pytest.FixtureRequest) -> Feature:
-    return RINGS[request.param]
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["straight", "later"])

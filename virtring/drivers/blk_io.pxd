@@ -5,6 +5,15 @@ from virtring.queue.batch cimport Batch
 from virtring.queue.driver cimport Virtqueue
 
 
+# A request in flight, kept here: the header in its slot is memory the device can write.
+ctypedef struct request:
+    uint64_t token
+    uint64_t sector
+    uint64_t addr
+    uint32_t len
+    uint32_t type
+
+
 cdef class BlkBatch:
     cdef readonly object type
     cdef readonly object sector
@@ -32,7 +41,7 @@ cdef class BlkQueue:
     cdef Batch rows
     cdef Batch used
     cdef uint32_t[::1] free             # a stack of slots
-    cdef uint64_t[::1] tokens           # by slot
+    cdef request* requests              # by slot
     cdef uint32_t n_free
     cdef uint32_t most
     cdef int check(self, BlkBatch batch, size_t first, size_t n) except -1

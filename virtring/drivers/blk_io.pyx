@@ -3,6 +3,7 @@
 import numpy as np
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 
 from virtring.memory.guest cimport GuestMemory
 from virtring.memory.pool cimport Block
@@ -38,11 +39,12 @@ cdef class BlkBatch:
     - ``type``: uint32, a :class:`~virtring.spec.blk.BlkType`
     - ``sector``: uint64, in units of 512 bytes; 0 for FLUSH and GET_ID
     - ``addr``: uint64, guest address of the data; ``len``: uint32, its bytes, 0 for FLUSH
-    - ``token``: uint64, the caller's; comes back with the completion
+    - ``token``: uint64, the caller's
     - ``status``: uint8, a :class:`~virtring.spec.blk.BlkStatus`, set by :meth:`BlkQueue.reap`; 255
       when the device wrote none
 
-    Fill the arrays in place. Raises InvalidArgument when capacity is not 1 to 2**20.
+    Fill the arrays in place; a completion comes back with all of its request. Raises
+    InvalidArgument when capacity is not 1 to 2**20.
     """
 
     def __init__(self, capacity):
@@ -98,8 +100,13 @@ cdef class BlkQueue:
         self.rows = Batch(depth, 3 * depth)
         self.used = Batch(depth)
         self.free = np.arange(depth, dtype=np.uint32)[::-1].copy()
-        self.tokens = np.zeros(depth, np.uint64)
         self.n_free = self.most = self.depth
+        self.requests = <request*>calloc(self.depth, sizeof(request))
+        if self.requests == NULL:
+            raise MemoryError(f"{depth} requests")
+
+    def __dealloc__(self):
+        free(self.requests)
 
     @property
     def limit(self) -> int:
@@ -148,30 +155,35 @@ cdef class BlkQueue:
         """Headers into free slots, and the chains that lead to them."""
         cdef vring_desc* d = self.rows.cols.desc
         cdef request_header* header
+        cdef request* own
         cdef uint64_t addr
-        cdef uint32_t slot, type
+        cdef uint32_t slot
         cdef uint32_t at = 0
         cdef size_t i
         for i in range(n):
             slot = self.free[self.n_free - 1 - i]
-            type = batch._type[first + i]
-            self.tokens[slot] = batch._token[first + i]
+            own = self.requests + slot
+            own.token = batch._token[first + i]
+            own.type = batch._type[first + i]
+            own.sector = batch._sector[first + i]
+            own.addr = batch._addr[first + i]
+            own.len = batch._len[first + i]
             header = <request_header*>(self.slots + <size_t>SLOT * slot)
-            header.type = type
+            header.type = own.type
             header.reserved = 0
-            header.sector = batch._sector[first + i]
+            header.sector = own.sector
             (<uint8_t*>header)[HEADER] = UNWRITTEN
             addr = self.block.addr + <uint64_t>SLOT * slot
             d[at].addr = addr
             d[at].len = HEADER
             d[at].flags = 0
             at += 1
-            if type != T_FLUSH:
-                d[at].addr = batch._addr[first + i]
-                d[at].len = batch._len[first + i]
+            if own.type != T_FLUSH:
+                d[at].addr = own.addr
+                d[at].len = own.len
                 d[at].flags = (
                     VRING_DESC_F_WRITE
-                    if type == T_IN or type == T_GET_ID or type == T_GET_LIFETIME else 0
+                    if own.type == T_IN or own.type == T_GET_ID or own.type == T_GET_LIFETIME else 0
                 )
                 at += 1
             d[at].addr = addr + HEADER
@@ -217,25 +229,36 @@ cdef class BlkQueue:
         """Tell the device of what was submitted, if it wants to know."""
         return self.vq.kick()
 
-    def reap(self, BlkBatch batch not None, room=None) -> int:
-        """Take up to ``room`` (by default ``batch.capacity``) completions; how many there were.
+    def reap(self, BlkBatch batch not None, room=None, start=0) -> int:
+        """Take up to ``room`` completions into the rows from ``start`` on; how many there were.
 
-        Sets ``token``, ``status`` and ``count`` of the batch. Raises BadUsedRing, QueueBroken.
+        By default as many as the batch has rows for. A row is the request as it was submitted, with
+        its ``status``, so that it may be submitted again; ``count`` is set to the rows filled.
+        Raises BadUsedRing, QueueBroken, and InvalidArgument for more rows than the batch has.
         """
-        cdef size_t limit = batch.capacity
-        cdef size_t n, i
+        cdef size_t first, most, n, i
         cdef uint32_t slot
+        cdef request* own
+        if not 0 <= start <= batch.capacity:
+            raise InvalidArgument(f"start {start}: it takes 0 to {batch.capacity}")
+        first = start
+        most = batch.capacity - first
         if room is not None:
-            if not 0 <= room <= batch.capacity:
-                raise InvalidArgument(f"room {room}: it takes 0 to {batch.capacity}")
-            limit = room
-        n = self.vq.get_buf_batch(self.used, min(limit, <size_t>self.depth))
+            if not 0 <= room <= most:
+                raise InvalidArgument(f"room {room}: it takes 0 to {most}")
+            most = room
+        n = self.vq.get_buf_batch(self.used, min(most, <size_t>self.depth))
         for i in range(n):
             # Our own number: the ring gives back what was added, whatever the device wrote.
             slot = <uint32_t>self.used.cols.token[i]
-            batch._token[i] = self.tokens[slot]
-            batch._status[i] = (<uint8_t*>(self.slots + <size_t>SLOT * slot))[HEADER]
+            own = self.requests + slot
+            batch._token[first + i] = own.token
+            batch._type[first + i] = own.type
+            batch._sector[first + i] = own.sector
+            batch._addr[first + i] = own.addr
+            batch._len[first + i] = own.len
+            batch._status[first + i] = (<uint8_t*>(self.slots + <size_t>SLOT * slot))[HEADER]
             self.free[self.n_free] = slot
             self.n_free += 1
-        batch.rows = n
+        batch.rows = first + n
         return n

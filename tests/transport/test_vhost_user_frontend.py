@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -261,3 +262,34 @@ def test_channel_that_ends_while_the_front_end_closes(path: Path, memory: GuestM
             assert channel.fileno() >= 0
         ops(vdev).close()
         assert channel.fileno() < 0
+
+
+def test_nothing_is_said_of_a_channel_that_was_closed_while_it_was_read(
+    path: Path,
+    memory: GuestMemory,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, closed, ended = threading.Event(), threading.Event(), threading.Event()
+    with served(Rng(), path):
+        vdev = vhost_user_device(path, memory, DeviceID.RNG)
+        channel = ops(vdev)._channel
+        assert channel is not None
+        receive = channel.recv
+
+        def late() -> object:
+            begun.set()
+            closed.wait(10)
+            try:
+                return receive()
+            finally:
+                ended.set()
+
+        monkeypatch.setattr(channel, "recv", late)
+        channel.sock.shutdown(socket.SHUT_RDWR)
+        assert begun.wait(10)
+        ops(vdev)._disconnect()
+        closed.set()
+        assert ended.wait(10)
+        ops(vdev).close()
+    assert "channel" not in caplog.text

@@ -180,14 +180,17 @@ class VhostUserOps(TransportOps):
         channel = self._channel
         if channel is None:
             return
+        failure = None
         try:
             message = channel.recv()
         except (VirtioError, OSError) as error:
-            log.warning("%s: the back end's channel: %s", self.path, error)
-            message = None
+            message, failure = None, error
         if message is None:
             with self._closing:
+                # Else closed by us while it was read.
                 if self._channel is channel:
+                    if failure is not None:
+                        log.warning("%s: the back end's channel: %s", self.path, failure)
                     self.listener.remove(channel.fileno())
                     self._close_channel()
             return
